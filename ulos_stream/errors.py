@@ -1,0 +1,113 @@
+"""The error tree.
+
+    UlosError
+    ├── ConfigurationError      the environment or a descriptor is wrong: exit code 2, one line a mistake
+    ├── Crash                   the stage cannot be carried out, and that is the task's own doing
+    │   ├── MalformedMessage        malformed_message     the body is no task
+    │   ├── ArtifactMissing         artifact_missing      nothing at the task's file path
+    │   ├── ArchiveRejected         archive_rejected      the zip, or the result, breaks a rule
+    │   ├── UnknownExecutor         unknown_executor      no executor claims the routing key
+    │   ├── ExecutorUnavailable     executor_unavailable  its image or engine is not on this node
+    │   ├── ExecutorCrashed         executor_crashed      it raised, or ended without a verdict
+    │   ├── StageTimeout            timeout               unpack, execute and pack took too long
+    │   ├── Unroutable              unroutable            the next hop leads to no queue
+    │   └── FaultBudgetSpent        fault                 a fault outlived its retry budget
+    └── Fault                   the infrastructure failed, not the task: retried
+        ├── BrokerFault
+        ├── StorageFault
+        └── EngineFault
+
+A foreign error is translated into one of these once, at the adapter that met it, with `from exc`.
+"""
+
+
+class UlosError(Exception):
+    """Every error this package raises on purpose."""
+
+
+class ConfigurationError(UlosError):
+    """The environment or a descriptor is wrong; `mistakes` holds one readable line each."""
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+class Crash(UlosError):
+    """The stage could not be carried out, for a reason that lies with the task.
+
+    `code` is stable and travels in the crash message as `error.code`; the text of the
+    exception becomes `error.detail`.
+    """
+
+    code = "crash"
+
+
+class MalformedMessage(Crash):
+    """The body is not a task message."""
+
+    code = "malformed_message"
+
+
+class ArtifactMissing(Crash):
+    """The storage answers, and holds nothing at the task's file path."""
+
+    code = "artifact_missing"
+
+
+class ArchiveRejected(Crash):
+    """The archive, or what a stage made of it, breaks a rule of `archive.Limits`."""
+
+    code = "archive_rejected"
+
+
+class UnknownExecutor(Crash):
+    """No executor claims the routing key of the tree's root."""
+
+    code = "unknown_executor"
+
+
+class ExecutorUnavailable(Crash):
+    """The executor is known, but its image or engine is not on this node."""
+
+    code = "executor_unavailable"
+
+
+class ExecutorCrashed(Crash):
+    """The executor raised, or ended without a verdict."""
+
+    code = "executor_crashed"
+
+
+class StageTimeout(Crash):
+    """Unpack, execute and pack took longer than the task's timeout."""
+
+    code = "timeout"
+
+
+class Unroutable(Crash):
+    """The broker has no queue, or no exchange, for the next hop."""
+
+    code = "unroutable"
+
+
+class FaultBudgetSpent(Crash):
+    """A fault did not go away within the retry budget."""
+
+    code = "fault"
+
+
+class Fault(UlosError):
+    """The infrastructure failed, not the task. Retried, never blamed on the task."""
+
+
+class BrokerFault(Fault):
+    """The broker is away, refused or did not confirm: the outcome of a publish is unknown."""
+
+
+class StorageFault(Fault):
+    """The storage is away, refused or broke off a transfer."""
+
+
+class EngineFault(Fault):
+    """The container engine is away or broke off a call."""

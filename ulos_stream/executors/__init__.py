@@ -1,0 +1,76 @@
+"""What runs a stage: one contract for Python functions, processes and containers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from ulos_stream.tasks import Verdict
+
+TAIL_BYTES = 4096
+
+
+class Output:
+    """Takes what a run prints: merged stdout and stderr, capped, the tail kept for crash reports.
+
+    Args:
+        file: Open for writing bytes; becomes `output_<exchange>_<routingKey>.txt`.
+        limit_bytes: How much is kept. The rest is counted, not stored.
+    """
+
+    def __init__(self, file: BinaryIO, limit_bytes: int) -> None:
+        self._file = file
+        self._left = limit_bytes
+        self._tail = b""
+        self.dropped_bytes = 0
+
+    def write(self, data: bytes) -> None:
+        """Append `data`; what exceeds the limit only moves the tail."""
+        kept = data[: self._left]
+        self._file.write(kept)
+        self._left -= len(kept)
+        self.dropped_bytes += len(data) - len(kept)
+        self._tail = (self._tail + data)[-TAIL_BYTES:]
+
+    def close(self) -> None:
+        """Say how much was dropped, if anything, and close the file."""
+        if self.dropped_bytes:
+            self._file.write(f"\n[output cut: {self.dropped_bytes} more bytes]\n".encode())
+        self._file.close()
+
+    def tail(self) -> str:
+        """The last 4 KiB as text, at most 4 KiB again when encoded."""
+        return self._tail.decode("utf-8", "replace").encode()[-TAIL_BYTES:].decode("utf-8", "ignore")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run of an executor."""
+
+    directory: Path
+    """The unpacked artifact. The executor works in it; what it leaves there is the result."""
+    output: Output
+    """Where everything that the run prints goes."""
+    message_id: str
+    """Identifies the stage; labels whatever the run starts outside this process."""
+    task_id: str
+
+
+class Executor(Protocol):
+    """Given a directory, do the work in it and say what it is worth.
+
+    On cancellation (a timeout is one) nothing that the run started is left running, and
+    `run` raises only after that.
+    """
+
+    async def run(self, job: Job) -> Verdict:
+        """Do the work in `job.directory`, print to `job.output`, return the verdict.
+
+        Raises:
+            Crash: The work could not be done: `ExecutorCrashed`, `ExecutorUnavailable`.
+            Fault: The infrastructure failed; the stage is tried again.
+        """
+        ...
+
+    async def check(self) -> str | None:
+        """Why this executor cannot run on this node now, in one line; None when it can."""
+        ...

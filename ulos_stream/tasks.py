@@ -1,0 +1,300 @@
+"""The wire: what travels between ULOS systems, as JSON in UTF-8.
+
+Names on the wire are camelCase. Unknown fields are kept and travel on, in the task as
+well as in its routing tree. A field that was absent stays absent.
+"""
+
+import enum
+import hashlib
+import json
+import math
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from ulos_stream.errors import Crash, MalformedMessage
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_TREE_LEVELS = 64
+MAX_TREE_NODES = 1_000
+NEVER_TRAVELS = frozenset({"logMessage", "mqId"})
+"""Fields of a received task that a Scala node may have added for itself."""
+
+
+class Verdict(enum.StrEnum):
+    """What an executor says of the work. Both are normal ends of a stage."""
+
+    PASS = "PASS"  # noqa: S105
+    FAIL = "FAIL"
+
+
+def _plain(text: str) -> str:
+    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in text):
+        raise ValueError("holds a control or surrogate character")
+    return text
+
+
+def _identifier(text: str) -> str:
+    if not 1 <= len(_plain(text).encode()) <= 256:
+        raise ValueError("must be 1 to 256 bytes long")
+    return text
+
+
+def _exchange(text: str) -> str:
+    if not _plain(text).isascii() or len(text) > 127:
+        raise ValueError("must be at most 127 ASCII bytes")
+    if text.startswith("amq.rabbitmq."):
+        raise ValueError("names an internal exchange of the broker")
+    return text
+
+
+def _routing_key(text: str) -> str:
+    if not 1 <= len(_plain(text).encode()) <= 255:
+        raise ValueError("must be 1 to 255 bytes long")
+    return text
+
+
+def _absolute(path: str) -> str:
+    parts = _plain(path).split("/")
+    if parts[0] != "" or len(parts) < 2 or any(part in ("", ".", "..") for part in parts[1:]):
+        raise ValueError("must be an absolute path without '.', '..' or empty parts")
+    return path
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("must be a JSON number")
+    return value
+
+
+Identifier = Annotated[str, Field(strict=True), AfterValidator(_identifier)]
+
+
+class Wire(BaseModel):
+    """Base of everything on the wire: camelCase, frozen, unknown fields kept."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="allow")
+
+    def encode(self) -> bytes:
+        """The JSON of this message in UTF-8; escaped to ASCII where a text has no UTF-8 form."""
+        fields = self.model_dump(by_alias=True, exclude_unset=True)
+        try:
+            return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:
+            return json.dumps(fields, separators=(",", ":")).encode()
+
+
+class RoutingDecision(Wire):
+    """One node of a routing tree: where a task goes, and where it goes from there."""
+
+    exchange: Annotated[str, Field(strict=True), AfterValidator(_exchange)]
+    """At most 127 ASCII bytes; the empty name is the broker's default exchange."""
+    routing_key: Annotated[str, Field(strict=True), AfterValidator(_routing_key)]
+    """1 to 255 bytes; names the executor of the stage."""
+    success_routing_decision: "RoutingDecision | None" = None
+    failure_routing_decision: "RoutingDecision | None" = None
+
+
+class TaskFields(Wire):
+    """What every message about a task says of it, beside the routing tree."""
+
+    task_id: Identifier
+    task_owner_id: Identifier
+    file_path: Annotated[str, Field(strict=True, max_length=4096), AfterValidator(_absolute)]
+    """Where the artifact lies on the storage; input and result share it."""
+    timeout: Annotated[int | float, BeforeValidator(_seconds), Field(ge=0)]
+    """Seconds for unpack, execute and pack together, a JSON number; 0 times out at once."""
+
+
+class Task(TaskFields):
+    """One piece of work on its way through a routing tree, whose root is the current stage."""
+
+    routing_tree: RoutingDecision
+
+
+class Hop(BaseModel):
+    """Where a message goes: an exchange (`""` is the default one) and a routing key."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+
+    exchange: str
+    routing_key: str
+
+
+Event = Literal[
+    "received", "downloaded", "passed", "failed", "uploaded", "forwarded", "acknowledged", "crashed", "rejected"
+]
+
+
+class TaskLog(TaskFields):
+    """What just happened to a task. Published for other systems to consume."""
+
+    routing_tree: RoutingDecision | None
+    """As received until the verdict; from then on the branch taken, null where the route ends."""
+    log_message: str
+    """The event in words, for people."""
+    event: Event
+    at: str
+    """When it happened, ISO 8601 in UTC."""
+    node: str
+    stage: Hop
+    """The stage that the node executes, or executed: the root of the tree it received."""
+    verdict: Verdict | None
+
+
+class ErrorReport(BaseModel):
+    """Why a stage could not be carried out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    code: str
+    """Stable: one of the codes drawn at the top of `errors.py`."""
+    detail: str
+    output_tail: str = ""
+    """The end of the executor's output, at most 4 KiB."""
+
+
+class TaskCrash(TaskFields):
+    """A stage could not be carried out. The AMQP correlation id is the incoming message's id."""
+
+    routing_tree: RoutingDecision
+    log_message: str
+    error: ErrorReport
+
+
+class RawBody(BaseModel):
+    """A message body that is no task: its size in bytes, sha256, and first 512 bytes as text."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    sha256: str
+    text: str
+
+
+class MalformedCrash(Wire):
+    """A crash message about a body that is no task message."""
+
+    log_message: str
+    error: ErrorReport
+    raw: RawBody
+
+
+def parse_task(body: bytes, max_timeout_s: float = 86_400) -> Task:
+    """Read a task message; the whole routing tree is checked.
+
+    Args:
+        body: JSON in UTF-8, or in Latin-1 as a Scala hop leaves escaped text; at most 1 MiB.
+        max_timeout_s: The longest timeout a task may ask for, in seconds.
+
+    Raises:
+        MalformedMessage: The body is not a task message. The text names the field and the rule.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        raise MalformedMessage(f"the body has {len(body)} bytes, more than {MAX_BODY_BYTES}")
+    fields = _read_json(body)
+    if not isinstance(fields, dict):
+        raise MalformedMessage(f"the body is a JSON {type(fields).__name__}, not an object")
+    _bound_tree(fields.get("routingTree"))
+    try:
+        travels = {name: value for name, value in fields.items() if name not in NEVER_TRAVELS}
+        task = Task.model_validate(travels, by_name=False)
+    except ValidationError as invalid:
+        raise MalformedMessage(_mistakes(invalid)) from invalid
+    if task.timeout > max_timeout_s:
+        raise MalformedMessage(f"timeout: {task.timeout} is more than the {max_timeout_s:g} s allowed")
+    return task
+
+
+def log_message(
+    task: Task, event: Event, *, text: str, node: str, tree: RoutingDecision | None, verdict: Verdict | None
+) -> TaskLog:
+    """The log message of one event; `tree` is what the message shows as its routing tree."""
+    return TaskLog.model_validate(
+        _about(task)
+        | {
+            "routingTree": tree,
+            "logMessage": text,
+            "event": event,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "node": node,
+            "stage": stage_of(task),
+            "verdict": verdict,
+        },
+        by_name=False,
+    )
+
+
+def crash_message(task: Task, crash: Crash, output_tail: str = "") -> TaskCrash:
+    """The crash message of a task."""
+    error = ErrorReport(code=crash.code, detail=str(crash), output_tail=output_tail)
+    return TaskCrash.model_validate(
+        _about(task) | {"routingTree": task.routing_tree, "logMessage": str(crash), "error": error}, by_name=False
+    )
+
+
+def malformed_message(body: bytes, crash: MalformedMessage) -> MalformedCrash:
+    """The crash message of a body that is no task."""
+    return MalformedCrash(
+        log_message=str(crash),
+        error=ErrorReport(code=crash.code, detail=str(crash)),
+        raw=RawBody(
+            size=len(body), sha256=hashlib.sha256(body).hexdigest(), text=body[:512].decode("utf-8", "replace")
+        ),
+    )
+
+
+def stage_of(task: Task) -> Hop:
+    """The current stage of a task: the root of its tree."""
+    return Hop(exchange=task.routing_tree.exchange, routing_key=task.routing_tree.routing_key)
+
+
+def _about(task: Task) -> dict[str, Any]:
+    """The task's fields by their wire names, unknown ones first, so that ours win over them."""
+    return (task.model_extra or {}) | {
+        "taskId": task.task_id,
+        "taskOwnerId": task.task_owner_id,
+        "filePath": task.file_path,
+        "timeout": task.timeout,
+    }
+
+
+def _read_json(body: bytes) -> Any:
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = body.decode("latin-1")
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError as exc:
+        raise MalformedMessage("the JSON is nested too deeply") from exc
+    except ValueError as exc:
+        raise MalformedMessage(f"the body is not JSON: {exc}") from exc
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _bound_tree(root: object) -> None:
+    """Refuse a tree that is too deep or too large before anything recurses into it."""
+    nodes: list[Any] = [root]
+    level = seen = 0
+    while nodes := [node for node in nodes if isinstance(node, dict)]:
+        level += 1
+        seen += len(nodes)
+        if level > MAX_TREE_LEVELS:
+            raise MalformedMessage(f"routingTree: more than {MAX_TREE_LEVELS} levels")
+        if seen > MAX_TREE_NODES:
+            raise MalformedMessage(f"routingTree: more than {MAX_TREE_NODES} nodes")
+        nodes = [node.get(branch) for node in nodes for branch in ("successRoutingDecision", "failureRoutingDecision")]
+
+
+def _mistakes(invalid: ValidationError) -> str:
+    lines = (
+        f"{'.'.join(str(part) for part in error['loc'])}: {error['msg'].removeprefix('Value error, ')}"
+        for error in invalid.errors(include_url=False, include_input=False, include_context=False)
+    )
+    return "; ".join(dict.fromkeys(lines))
