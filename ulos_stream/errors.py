@@ -11,11 +11,13 @@
     │   ├── ExecutorCrashed         executor_crashed      it raised, or ended without a verdict
     │   ├── StageTimeout            timeout               unpack, execute and pack took too long
     │   ├── Unroutable              unroutable            the next hop leads to no queue
-    │   └── FaultBudgetSpent        fault                 a fault outlived its retry budget
+    │   ├── FaultBudgetSpent        fault                 a fault outlived its retry budget
+    │   └── InternalError           internal              a defect of this package
     └── Fault                   the infrastructure failed, not the task: retried
         ├── BrokerFault
         ├── StorageFault
-        └── EngineFault
+        ├── EngineFault
+        └── NodeFault               this node's own disk
 
 A foreign error is translated into one of these once, at the adapter that met it, with `from exc`.
 """
@@ -38,9 +40,17 @@ class Crash(UlosError):
 
     `code` is stable and travels in the crash message as `error.code`; the text of the
     exception becomes `error.detail`.
+
+    Args:
+        detail: What went wrong, for people.
+        output_tail: The end of the executor's output, where it ran.
     """
 
     code = "crash"
+
+    def __init__(self, detail: str, output_tail: str = "") -> None:
+        super().__init__(detail)
+        self.output_tail = output_tail
 
 
 class MalformedMessage(Crash):
@@ -97,6 +107,12 @@ class FaultBudgetSpent(Crash):
     code = "fault"
 
 
+class InternalError(Crash):
+    """A defect of this package met the task; the node's log has the traceback."""
+
+    code = "internal"
+
+
 class Fault(UlosError):
     """The infrastructure failed, not the task. Retried, never blamed on the task."""
 
@@ -111,3 +127,7 @@ class StorageFault(Fault):
 
 class EngineFault(Fault):
     """The container engine is away or broke off a call."""
+
+
+class NodeFault(Fault):
+    """This node's own disk is full or broken."""

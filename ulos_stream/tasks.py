@@ -220,18 +220,18 @@ def log_message(
             "event": event,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "node": node,
-            "stage": stage_of(task),
+            "stage": hop_of(task.routing_tree),
             "verdict": verdict,
         },
         by_name=False,
     )
 
 
-def crash_message(task: Task, crash: Crash, output_tail: str = "") -> TaskCrash:
+def crash_message(task: Task, crash: Crash) -> TaskCrash:
     """The crash message of a task."""
-    error = ErrorReport(code=crash.code, detail=str(crash), output_tail=output_tail)
     return TaskCrash.model_validate(
-        _about(task) | {"routingTree": task.routing_tree, "logMessage": str(crash), "error": error}, by_name=False
+        _about(task) | {"routingTree": task.routing_tree, "logMessage": str(crash), "error": _error(crash)},
+        by_name=False,
     )
 
 
@@ -239,16 +239,20 @@ def malformed_message(body: bytes, crash: MalformedMessage) -> MalformedCrash:
     """The crash message of a body that is no task."""
     return MalformedCrash(
         log_message=str(crash),
-        error=ErrorReport(code=crash.code, detail=str(crash)),
+        error=_error(crash),
         raw=RawBody(
             size=len(body), sha256=hashlib.sha256(body).hexdigest(), text=body[:512].decode("utf-8", "replace")
         ),
     )
 
 
-def stage_of(task: Task) -> Hop:
-    """The current stage of a task: the root of its tree."""
-    return Hop(exchange=task.routing_tree.exchange, routing_key=task.routing_tree.routing_key)
+def hop_of(decision: RoutingDecision) -> Hop:
+    """Where a decision sends a task."""
+    return Hop(exchange=decision.exchange, routing_key=decision.routing_key)
+
+
+def _error(crash: Crash) -> ErrorReport:
+    return ErrorReport(code=crash.code, detail=str(crash), output_tail=crash.output_tail)
 
 
 def _about(task: Task) -> dict[str, Any]:

@@ -1,0 +1,156 @@
+"""The composition root: settings → brokers, storage, executors, node → `app`.
+
+    faststream run ulos_stream.app:app
+
+`app` is made when it is first asked for, so that importing this module has no side effect.
+"""
+
+import asyncio
+import functools
+import ssl
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from faststream import FastStream
+from faststream.rabbit import RabbitBroker
+from faststream.security import SASLPlaintext
+
+from ulos_stream import topology
+from ulos_stream.errors import ConfigurationError
+from ulos_stream.executors.registry import build_registry, shipped_executors
+from ulos_stream.node import Node
+from ulos_stream.pipeline import Pipeline
+from ulos_stream.retry import wait_for
+from ulos_stream.settings import Settings, read_settings
+from ulos_stream.storage import Storage
+from ulos_stream.storage.folder import FolderStorage
+from ulos_stream.storage.ftp import FtpStorage
+from ulos_stream.telemetry import Log, configure_logging
+
+
+def create_app(settings: Settings) -> FastStream:
+    """The FastStream application of a node; does no I/O until it runs.
+
+    Raises:
+        ConfigurationError: A certificate file or an executor's descriptor is wrong.
+    """
+    log = Log()
+    consuming, publishing = _open_broker(settings, log), _open_broker(settings, log)
+    storage = _open_storage(settings)
+    executors = build_registry(
+        settings.node.executors_path or shipped_executors(),
+        mock_delay_s=settings.node.mock_delay_s,
+        node=settings.node.node,
+        docker_host=settings.node.docker_host,
+    )
+    pipeline = Pipeline(
+        storage=storage,
+        executors=executors,
+        limits=settings.node.archive,
+        work_dir=settings.node.work_dir,
+        fault_budget_s=settings.node.fault_budget_s,
+        report_fault=log.fault,
+    )
+    node = Node(settings, consuming, publishing, pipeline, log)
+
+    async def wait_for_the_world() -> None:
+        """Consume nothing before everything that a stage needs is there."""
+        configure_logging(settings.node.log_level)
+        log.info("starting", node=settings.node.node, queue=settings.broker.consumption_queue)
+        address = f"{settings.broker.host}:{settings.broker.port}, virtual host {settings.node.virtual_host!r}"
+        await wait_for(lambda: topology.start_publishing(publishing, address), log.waiting)
+        await wait_for(storage.check, log.waiting)
+        unavailable = await wait_for(lambda: executors.check(settings.node.require_executors), log.waiting)
+        for key, reason in unavailable.items():
+            log.warning("executor unavailable", executor=key, reason=reason)
+        queue = settings.broker.consumption_queue
+        await wait_for(lambda: topology.find_queue(consuming, queue, address), log.waiting)
+
+    async def say_ready() -> None:
+        log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
+
+    async def close() -> None:
+        await storage.aclose()
+        await executors.aclose()
+        log.info("stopped")
+
+    # Brokers start and stop in this order: deliveries end before the publisher goes. That the
+    # publisher is up before the first delivery is the work of `wait_for_the_world`.
+    return FastStream(
+        consuming,
+        publishing,
+        logger=None,
+        on_startup=[wait_for_the_world],
+        after_startup=[say_ready],
+        on_shutdown=[node.drain],
+        after_shutdown=[close],
+    )
+
+
+def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
+    def lost(connection: object, reason: BaseException | None) -> None:
+        if reason is not None and not isinstance(reason, asyncio.CancelledError):  # which is how we close it
+            log.warning("connection lost", reason=str(reason))
+
+    broker = settings.broker
+    tls = _tls(settings.node.broker_ca_file) if settings.node.broker_tls else None
+    return RabbitBroker(
+        host=broker.host,
+        port=broker.port,
+        virtualhost=settings.node.virtual_host,
+        security=SASLPlaintext(
+            username=broker.username,
+            password=broker.password.get_secret_value(),
+            use_ssl=tls is not None,
+            ssl_context=tls,
+        ),
+        default_channel=topology.publishing_channel(),
+        reconnect_interval=1.0,
+        on_close=[lost],
+        on_reconnected=[lambda connection: log.info("connection back")],
+        graceful_timeout=settings.node.grace_s,
+        apply_types=False,
+        logger=None,
+    )
+
+
+def _open_storage(settings: Settings) -> Storage:
+    """The storage that the scheme of `ULOS_STORAGE_URL` names."""
+    node, server = settings.node, settings.storage
+    max_bytes = node.archive.zip_mib * 1024 * 1024
+    if server is None:
+        return FolderStorage(Path(unquote(urlsplit(node.storage_url).path)), max_bytes)
+    return FtpStorage(
+        host=server.host,
+        port=server.port,
+        username=server.username,
+        password=server.password,
+        tls=_tls(node.storage_ca_file) if node.storage_url.startswith("ftps:") else None,
+        connections=settings.stages_at_once,
+        timeout_s=node.storage_timeout_s,
+        max_bytes=max_bytes,
+    )
+
+
+def _tls(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except ssl.SSLError as wrong:
+        raise ConfigurationError(f"{authority}: holds no certificate in PEM form") from wrong
+
+
+@functools.cache
+def _app_from_environment() -> FastStream:
+    try:
+        return create_app(read_settings())
+    except ConfigurationError as wrong:
+        for mistake in wrong.mistakes:
+            print(f"ulos-stream: {mistake}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def __getattr__(name: str) -> FastStream:
+    if name == "app":
+        return _app_from_environment()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

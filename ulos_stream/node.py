@@ -1,0 +1,309 @@
+"""The stream: one declared subscriber, three declared publishers; receive → run → hand over → settle.
+
+    consumption queue ──▶ receive ──▶ stage ──▶ pipeline: download … upload
+                             ▲          ├─────▶ logs        each event, as it happens
+                             │          ├─────▶ next hop    confirmed
+                             │          └─────▶ crashes     confirmed, instead of the hop
+                    ack or reject ◀─────┘                   after every confirmation
+
+A stage runs in a task of its own, not in its delivery's: when the connection drops, the
+deliveries on it are cancelled, the work goes on, and the redelivery joins it by message id.
+"""
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiormq.exceptions import AMQPError
+from faststream import AckPolicy
+from faststream.rabbit import RabbitBroker, RabbitMessage
+from faststream.rabbit.publisher import RabbitPublisher
+
+from ulos_stream import routing, topology
+from ulos_stream.errors import BrokerFault, Crash, FaultBudgetSpent, InternalError, MalformedMessage, Unroutable
+from ulos_stream.events import StageEvents
+from ulos_stream.pipeline import Pipeline
+from ulos_stream.publishing import publish
+from ulos_stream.retry import retry, wait_for
+from ulos_stream.settings import Settings
+from ulos_stream.tasks import (
+    Hop,
+    MalformedCrash,
+    Task,
+    TaskCrash,
+    TaskLog,
+    Verdict,
+    Wire,
+    crash_message,
+    hop_of,
+    malformed_message,
+    parse_task,
+)
+from ulos_stream.telemetry import Log
+
+REMEMBERED_OUTCOMES = 1_000
+DETACH_S = 5.0
+"""Seconds that the broker gets to confirm that this node consumes no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a stage ended, and so how its delivery is settled."""
+
+    done: bool
+    """Acknowledge; otherwise reject."""
+    events: StageEvents | None
+    """None for a message that is no task."""
+
+
+StageKey = tuple[str | None, bytes]
+"""Message id and sha256 of the body: a producer may repeat an id for another task."""
+
+
+class Node:
+    """Consumes one queue. Declares its endpoints on two brokers; does no I/O until they start.
+
+    Args:
+        settings: Of the whole node.
+        consuming: The broker that delivers and settles.
+        publishing: The broker that everything is published on: a blocked or broken publisher
+            must not touch deliveries.
+        pipeline: Carries the stages out.
+        log: The node's own log lines.
+    """
+
+    def __init__(
+        self, settings: Settings, consuming: RabbitBroker, publishing: RabbitBroker, pipeline: Pipeline, log: Log
+    ) -> None:
+        broker = settings.broker
+        self._settings = settings
+        self._consuming = consuming
+        self._publishing = publishing
+        self._pipeline = pipeline
+        self._log = log
+        self._logs_hop = Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key)
+        self._crash_hop = Hop(exchange=broker.crash_exchange, routing_key=broker.crash_routing_key)
+        self._running: dict[StageKey, asyncio.Task[Outcome]] = {}
+        self._ended: OrderedDict[StageKey, Outcome] = OrderedDict()
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._known_exchanges: set[str] = set()
+        self.unroutable_events = 0
+
+        self._queue = topology.consumption_queue(broker.consumption_queue)
+        self.tasks = consuming.subscriber(
+            self._queue,
+            channel=topology.consuming_channel(settings.stages_at_once),
+            ack_policy=AckPolicy.MANUAL,
+            decoder=_raw,
+            no_reply=True,
+            title="tasks",
+            description="Task messages: each is carried through one stage.",
+        )
+        self.tasks(self.receive)
+        self.logs = publishing.publisher(
+            exchange=topology.exchange(broker.logs_exchange),
+            routing_key=broker.logs_routing_key,
+            persist=True,
+            schema=TaskLog,
+            title="logs",
+            description="What happens to each task, event by event.",
+        )
+        self.crashes = publishing.publisher(
+            exchange=topology.exchange(broker.crash_exchange),
+            routing_key=broker.crash_routing_key,
+            persist=True,
+            schema=TaskCrash | MalformedCrash,
+            title="crashes",
+            description="Stages that could not be carried out, and bodies that are no task.",
+        )
+        self.hops = publishing.publisher(
+            persist=True,
+            schema=Task,
+            title="hops",
+            description="Tasks on their way: exchange and routing key are those of the branch taken.",
+        )
+
+    async def receive(self, body: bytes) -> None:
+        """Take one delivery: start its stage or join the one that runs, then settle."""
+        delivery = asyncio.current_task()
+        assert delivery is not None  # noqa: S101 (a coroutine runs in a task)
+        self._deliveries.add(delivery)
+        try:
+            message: RabbitMessage = self._consuming.context.get_local("message")
+            key = (message.raw_message.message_id, hashlib.sha256(body).digest())
+            outcome = await self._outcome(key, body, redelivered=bool(message.raw_message.redelivered))
+            await self._settle(message, key, outcome)
+        finally:
+            self._deliveries.discard(delivery)
+
+    async def drain(self) -> None:
+        """Take no more messages, let running stages end within the grace period, cancel the rest.
+
+        What was cancelled is unsettled, so the broker gives it to another node.
+        """
+        if not self.tasks.running:
+            return
+        self._log.info("draining", stages=len(self._running))
+        try:
+            async with asyncio.timeout(DETACH_S):
+                await topology.cancel_consumers(self._consuming, self._queue)
+        except (AMQPError, OSError, RuntimeError) as away:
+            self._log.warning("fault", reason=f"cannot cancel the consumer: {away}")
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=self._settings.node.grace_s)
+        stages = list(self._running.values())
+        for stage in stages:
+            stage.cancel()
+        await asyncio.gather(*stages, return_exceptions=True)
+
+    async def _outcome(self, key: StageKey, body: bytes, *, redelivered: bool) -> Outcome:
+        """The outcome of the message's stage, which runs once however often it is delivered.
+
+        A copy that the hop before published twice carries the same id and is absorbed here. A
+        message without an id is joined only by its own redelivery: a fresh copy is a new task.
+        """
+        message_id, _ = key
+        ended = self._ended.get(key)
+        if ended is not None and (redelivered or (message_id and ended.done)):
+            return ended
+        stage = self._running.get(key) if message_id or redelivered else None
+        if stage is None:
+            stage = asyncio.create_task(self._carry_out(body, message_id or str(uuid.uuid4())))
+            self._running[key] = stage
+            stage.add_done_callback(lambda ended: self._remember(key, ended))
+        return await asyncio.shield(stage)
+
+    def _remember(self, key: StageKey, stage: "asyncio.Task[Outcome]") -> None:
+        if self._running.get(key) is stage:
+            del self._running[key]
+        if not stage.cancelled() and stage.exception() is None:
+            self._ended[key] = stage.result()
+            while len(self._ended) > REMEMBERED_OUTCOMES:
+                self._ended.popitem(last=False)
+
+    async def _carry_out(self, body: bytes, message_id: str) -> Outcome:
+        """One stage, from the received body to the last confirmation before the settlement."""
+        try:
+            task = parse_task(body, self._settings.node.max_timeout_s)
+        except MalformedMessage as crash:
+            self._log.warning("message malformed", message=message_id, reason=str(crash))
+            await self._report_crash(malformed_message(body, crash), message_id)
+            return Outcome(done=False, events=None)
+
+        events = StageEvents(task, message_id, self._settings.node.node, self._publish_event)
+        started = time.monotonic()
+        about = {"task": task.task_id, "stage": task.routing_tree.routing_key, "message": message_id}
+        self._log.debug("stage started", **about)
+        events.emit("received", f"received by {self._settings.node.node}")
+        try:
+            verdict = await self._run(task, message_id, events)
+        except Crash as crash:
+            say = self._log.error if isinstance(crash, InternalError) else self._log.warning
+            say("stage crashed", **about, code=crash.code, reason=str(crash), exc_info=isinstance(crash, InternalError))
+            await self._report_crash(crash_message(task, crash), message_id)
+            events.emit("crashed", f"{crash.code}: {crash}")
+            await events.confirmed()
+            return Outcome(done=False, events=events)
+        await events.confirmed()
+        self._log.info("stage ended", **about, verdict=verdict, seconds=round(time.monotonic() - started, 3))
+        return Outcome(done=True, events=events)
+
+    async def _run(self, task: Task, message_id: str, events: StageEvents) -> Verdict:
+        """Carry the stage out and hand the task over to its next hop, if there is one."""
+        try:
+            verdict = await self._pipeline.run(task, message_id, events.emit)
+            branch = routing.branch(task, verdict)
+            if branch is not None:
+                await self._hand_over(routing.next_task(task, branch), routing.hop_id(message_id, verdict), message_id)
+                events.emit("forwarded", f"forwarded to {branch.routing_key}", verdict)
+        except (Crash, asyncio.CancelledError):
+            raise
+        except Exception as defect:
+            raise InternalError(f"{type(defect).__name__}: {defect}") from defect
+        return verdict
+
+    async def _hand_over(self, task: Task, hop_id: str, message_id: str) -> None:
+        hop = hop_of(task.routing_tree)
+        if hop.exchange and hop.exchange not in self._known_exchanges:
+            await self._persistently(lambda: topology.find_exchange(self._publishing, hop.exchange))
+            self._known_exchanges.add(hop.exchange)
+        try:
+            await self._persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id))
+        except Unroutable:
+            self._known_exchanges.discard(hop.exchange)
+            raise
+
+    async def _report_crash(self, report: TaskCrash | MalformedCrash, message_id: str) -> None:
+        """Publish a crash report; its message is held, unsettled, until the broker has it."""
+
+        crash_id = routing.crash_id(message_id)
+
+        async def publish_report() -> None:
+            await self._publish(self.crashes, report, self._crash_hop, crash_id, message_id)
+
+        async def attempt() -> None:
+            try:
+                await self._persistently(publish_report)
+            except (Unroutable, FaultBudgetSpent) as unpublished:
+                raise BrokerFault(str(unpublished)) from unpublished
+
+        await wait_for(attempt, lambda reason: self._log.error("crash report held", message=message_id, reason=reason))
+
+    async def _publish_event(self, event: TaskLog, event_id: str, message_id: str) -> None:
+        """Publish a log message. A broker without a place for it costs the task nothing."""
+        try:
+            await self._persistently(lambda: self._publish(self.logs, event, self._logs_hop, event_id, message_id))
+        except Unroutable as nowhere:
+            self.unroutable_events += 1
+            if self.unroutable_events == 1:
+                self._log.warning("event unroutable", reason=str(nowhere), note="said once, then only counted")
+        except FaultBudgetSpent as spent:
+            self._log.error("event lost", task=event.task_id, lost=event.event, reason=str(spent))
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Try again, with the same message id, while the outcome is unknown, within the fault budget."""
+        await retry(attempt, budget_s=self._settings.node.fault_budget_s, report=self._log.fault)
+
+    async def _publish(
+        self, publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str
+    ) -> None:
+        timeout_s = self._settings.node.publish_timeout_s
+        await publish(
+            publisher, message, hop, message_id=message_id, correlation_id=correlation_id, timeout_s=timeout_s
+        )
+
+    async def _settle(self, message: RabbitMessage, key: StageKey, outcome: Outcome) -> None:
+        """Ack or reject the delivery, then publish the event that says so, best effort."""
+        raw = message.raw_message
+        requeue = not outcome.done and routing.requeues(
+            wanted=self._settings.broker.requeue_on_reject,
+            redelivered=bool(raw.redelivered),
+            deliveries=_deliveries(raw.headers.get("x-delivery-count")),
+        )
+        try:
+            await (message.ack() if outcome.done else message.reject(requeue=requeue))
+        except (AMQPError, RuntimeError) as lost:
+            # The channel is gone; the redelivery finds the outcome remembered and settles it.
+            self._log.warning("settlement lost", message=key[0], reason=str(lost))
+            return
+        if requeue:
+            self._ended.pop(key, None)
+        if outcome.events is not None:
+            if outcome.done:
+                outcome.events.emit("acknowledged", "the stage is done")
+            else:
+                outcome.events.emit("rejected", "put back into the queue" if requeue else "taken off the queue")
+            await outcome.events.confirmed()
+
+
+async def _raw(message: RabbitMessage) -> bytes:
+    """Decode nothing: a body that is no task must reach the handler too."""
+    return message.body
+
+
+def _deliveries(count: object) -> int | None:
+    return count if isinstance(count, int) else None

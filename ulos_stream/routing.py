@@ -1,0 +1,64 @@
+"""Pure routing: where a task goes after its verdict, and the ids of what is published.
+
+The ids are deterministic, so that a message published twice after a kill carries the same
+id twice and is absorbed downstream.
+"""
+
+import uuid
+
+from ulos_stream.tasks import Event, RoutingDecision, Task, Verdict
+
+NAMESPACE = uuid.UUID("5d0b5d7c-6a4c-5c8e-9c62-6f1d3a0f7b11")
+"""Namespace of every id below. Part of the wire: changing it breaks deduplication in a mixed cluster."""
+
+POISON_DELIVERIES = 5
+"""A quorum queue's message delivered this often is not requeued again; the limit is 20."""
+
+
+def branch(task: Task, verdict: Verdict) -> RoutingDecision | None:
+    """The branch of the current stage that `verdict` takes; None where the route ends."""
+    tree = task.routing_tree
+    return tree.success_routing_decision if verdict is Verdict.PASS else tree.failure_routing_decision
+
+
+def next_task(task: Task, branch: RoutingDecision) -> Task:
+    """The task as it travels on: the branch taken has become the root."""
+    return task.model_copy(update={"routing_tree": branch})
+
+
+def hop_id(message_id: str, verdict: Verdict) -> str:
+    """Message id of the next hop of a stage."""
+    return _derive(message_id, "success" if verdict is Verdict.PASS else "failure")
+
+
+def crash_id(message_id: str) -> str:
+    """Message id of the crash report of a message."""
+    return _derive(message_id, "crash")
+
+
+def event_id(message_id: str, event: Event) -> str:
+    """Message id of a log event of a stage."""
+    return _derive(message_id, f"event:{event}")
+
+
+def requeues(*, wanted: bool, redelivered: bool, deliveries: int | None) -> bool:
+    """Whether the rejection of a crashed message puts it back into its queue.
+
+    Args:
+        wanted: `MESSAGE_BROKER_REQUEUE_ON_REJECT`.
+        redelivered: The broker's flag: this is not the first delivery.
+        deliveries: How often the message was delivered before, as a quorum queue counts
+            (`x-delivery-count`); None on a classic queue, which does not count.
+
+    Returns:
+        False where it could loop: a message that came back without a count, or came too often.
+    """
+    if not wanted:
+        return False
+    if not deliveries:
+        return not redelivered
+    return deliveries + 1 < POISON_DELIVERIES
+
+
+def _derive(message_id: str, suffix: str) -> str:
+    return str(uuid.uuid5(NAMESPACE, f"{message_id}:{suffix}"))

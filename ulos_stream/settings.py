@@ -1,0 +1,179 @@
+"""The environment, read once. A missing or wrong value is one readable line.
+
+The fifteen variables of ULOS keep their exact names; ours beside them start with `ULOS_`
+and all have a default.
+"""
+
+import os
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from ulos_stream.archive import Limits
+from ulos_stream.errors import ConfigurationError
+
+Section = TypeVar("Section", bound=BaseSettings)
+
+
+def _a_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return path
+
+
+def _storage_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme in ("ftp", "ftps") and (parts.netloc or parts.path not in ("", "/")):
+        raise ValueError("host, port and credentials belong into REMOTE_STORAGE_*; write ftp:// or ftps:// alone")
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        raise ValueError("must be file:/// and the absolute path of a folder")
+    if parts.scheme not in ("ftp", "ftps", "file"):
+        raise ValueError("must begin with ftp://, ftps:// or file:///")
+    return url
+
+
+def _split(separator: str) -> BeforeValidator:
+    return BeforeValidator(lambda v: [part for part in v.split(separator) if part] if isinstance(v, str) else v)
+
+
+Name = Annotated[str, Field(min_length=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+File = Annotated[Path, AfterValidator(_a_file)]
+
+
+class MessageBroker(BaseSettings):
+    """`MESSAGE_BROKER_*`: the broker, as ULOS names it."""
+
+    model_config = SettingsConfigDict(env_prefix="MESSAGE_BROKER_", frozen=True)
+
+    host: Name
+    port: Port
+    username: Name
+    password: SecretStr
+    logs_exchange: str
+    """Exchange of log messages; empty for the default exchange."""
+    logs_routing_key: Name
+    crash_exchange: str
+    """Exchange of crash messages; empty for the default exchange."""
+    crash_routing_key: Name
+    consumption_queue: Name
+    """The queue this node consumes. It exists already; the node never alters it."""
+    prefetch_count: Annotated[int, Field(ge=0, le=65535)]
+    """Messages held unacknowledged, which is how many stages run at once; 0 leaves it to `ULOS_CONCURRENCY`."""
+    requeue_on_reject: bool
+    """Whether a crashed message goes back to its queue; never in a loop."""
+
+
+class RemoteStorage(BaseSettings):
+    """`REMOTE_STORAGE_*`: the FTP server, as ULOS names it."""
+
+    model_config = SettingsConfigDict(env_prefix="REMOTE_STORAGE_", frozen=True)
+
+    host: Name
+    port: Port
+    username: Name
+    password: SecretStr
+
+
+class Node(BaseSettings):
+    """`ULOS_*`: everything else. Each has a default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ULOS_", env_nested_delimiter="_", env_nested_max_split=1, frozen=True, extra="ignore"
+    )
+
+    node: Name = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    """Name of this node in log messages and on its containers; host name and process id by default."""
+    virtual_host: Name = "/"
+    """RabbitMQ virtual host."""
+    broker_tls: bool = False
+    """Speak `amqps`; the certificate is verified."""
+    broker_ca_file: File | None = None
+    """PEM file of a private certificate authority for the broker; the system's ones by default."""
+    storage_url: Annotated[str, AfterValidator(_storage_url)] = "ftp://"
+    """`ftp://` or `ftps://` (explicit TLS) for the server of `REMOTE_STORAGE_*`, or `file:///folder`."""
+    storage_ca_file: File | None = None
+    """PEM file of a private certificate authority for the storage; the system's ones by default."""
+    storage_timeout_s: Annotated[float, Field(gt=0)] = 120
+    """Seconds that one download or upload may take: 100 MiB at 1 MiB/s and some."""
+    publish_timeout_s: Annotated[float, Field(gt=0)] = 10
+    """Seconds to wait for the broker's confirmation of one message; after them the outcome is unknown."""
+    fault_budget_s: Annotated[float, Field(ge=0)] = 300
+    """Seconds for which a fault of the infrastructure is retried within a stage before the task crashes."""
+    delivery_timeout_s: Annotated[float, Field(gt=0)] = 1800
+    """The broker's delivery timeout (`consumer_timeout`): 30 minutes unless its configuration says otherwise."""
+    max_timeout_s: Annotated[float, Field(ge=0)] = 86_400
+    """The longest timeout, in seconds, that a task may ask for: a day."""
+    concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
+    grace_s: Annotated[float, Field(ge=0)] = 30
+    """Seconds that running stages get after SIGTERM: what Kubernetes waits by default."""
+    work_dir: Path = Path(tempfile.gettempdir())
+    """Where the directories of running stages are made; the container engine must see the same path."""
+    executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
+    """Folders with an `executor.toml` in each subfolder, separated by `:`; the shipped ones by default."""
+    require_executors: Annotated[tuple[str, ...], NoDecode, _split(",")] = ()
+    """Routing keys, separated by `,`, whose executors must be available before anything is consumed."""
+    mock_delay_s: Annotated[float, Field(ge=0)] = 0
+    """Seconds that the mock executors wait; ULOS waits 5."""
+    docker_host: str | None = None
+    """Address of the container engine; `DOCKER_HOST` or the usual sockets by default."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level of the node's own log lines, on standard error."""
+    archive: Limits = Limits()
+    """`ULOS_ARCHIVE_*`: limits on archives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a node. Secrets are masked in its repr."""
+
+    broker: MessageBroker
+    storage: RemoteStorage | None
+    """None when `ULOS_STORAGE_URL` names a folder."""
+    node: Node
+
+    @property
+    def stages_at_once(self) -> int:
+        """How many messages the node holds, and so how many stages run at once."""
+        return self.broker.prefetch_count or self.node.concurrency or max(4, 2 * (os.cpu_count() or 1))
+
+
+def read_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: One line for each missing or wrong variable, all at once.
+    """
+    mistakes: list[str] = []
+    broker = _read(MessageBroker, mistakes)
+    node = _read(Node, mistakes)
+    on_ftp = node is None or node.storage_url.startswith("ftp")
+    storage = _read(RemoteStorage, mistakes) if on_ftp else None
+    if mistakes or broker is None or node is None:
+        raise ConfigurationError(*mistakes)
+    return Settings(broker, storage, node)
+
+
+def _read(section: type[Section], mistakes: list[str]) -> Section | None:
+    try:
+        return section()
+    except ValidationError as invalid:
+        prefix = section.model_config["env_prefix"]
+        mistakes += (_mistake(prefix, dict(error)) for error in invalid.errors(include_url=False))
+        return None
+
+
+def _mistake(prefix: str, error: dict[str, Any]) -> str:
+    name = prefix + "_".join(str(part) for part in error["loc"] if isinstance(part, str)).upper()
+    if error["type"] == "missing":
+        return f"{name}: is not set"
+    message = error["msg"].removeprefix("Value error, ")
+    value = "" if "PASSWORD" in name or isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    return f"{name}: {message[0].lower()}{message[1:]}{value}"

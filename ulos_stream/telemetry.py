@@ -1,0 +1,92 @@
+"""The node's own log lines: short text, structured fields, a closed set of events.
+
+On a terminal they are coloured text, elsewhere one JSON object a line. They go to standard
+error. What other systems want to know of a task travels as log messages instead.
+"""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+from ulos_stream.errors import Fault
+
+LogEvent = Literal[
+    "starting",
+    "waiting",
+    "ready",
+    "stage started",
+    "stage ended",
+    "stage crashed",
+    "message malformed",
+    "fault",
+    "connection lost",
+    "connection back",
+    "event unroutable",
+    "event lost",
+    "crash report held",
+    "settlement lost",
+    "executor unavailable",
+    "draining",
+    "stopped",
+]
+"""Every `event` that a log line of the node can have."""
+
+
+class Log:
+    """Writes log lines; each names one of the events and adds fields to it."""
+
+    def __init__(self) -> None:
+        self._log = structlog.stdlib.get_logger("ulos_stream")
+
+    def debug(self, event: LogEvent, **fields: object) -> None:
+        """A step of normal work."""
+        self._log.debug(event, **fields)
+
+    def info(self, event: LogEvent, **fields: object) -> None:
+        """Something that an operator wants to see on a quiet day; a student's failure is one."""
+        self._log.info(event, **fields)
+
+    def warning(self, event: LogEvent, **fields: object) -> None:
+        """Something is wrong around the node, and the node copes."""
+        self._log.warning(event, **fields)
+
+    def error(self, event: LogEvent, **fields: object) -> None:
+        """Somebody has to act."""
+        self._log.error(event, **fields)
+
+    def fault(self, fault: Fault, wait_s: float) -> None:
+        """A fault of the infrastructure that is tried again in `wait_s` seconds."""
+        self.warning("fault", reason=str(fault), retry_in_s=round(wait_s, 2))
+
+    def waiting(self, reason: str) -> None:
+        """The node consumes nothing, for this reason."""
+        self.warning("waiting", reason=reason)
+
+
+def configure_logging(level: str) -> None:
+    """Send every log line of this process to standard error; libraries speak from WARNING up."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    for library in ("aio_pika", "aiormq"):
+        # A dropped connection is a page of tracebacks to them; the node says it in one line.
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    logging.getLogger("ulos_stream").setLevel(level)
