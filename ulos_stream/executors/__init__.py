@@ -1,12 +1,15 @@
 """What runs a stage: one contract for Python functions, processes and containers."""
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from ulos_stream.tasks import Verdict
 
 TAIL_BYTES = 4096
+T = TypeVar("T")
 
 
 class Output:
@@ -53,14 +56,22 @@ class Job:
     message_id: str
     """Identifies the stage; labels whatever the run starts outside this process."""
     task_id: str
+    facts: dict[str, str] = field(default_factory=dict)
+    """What the run tells of itself for the journal; a container notes its `image`, by digest."""
 
 
 class Executor(Protocol):
     """Given a directory, do the work in it and say what it is worth.
 
     On cancellation (a timeout is one) nothing that the run started is left running, and
-    `run` raises only after that.
+    `run` raises only after that. A second attempt needs a freshly unpacked directory: what
+    the first one left there is not to be trusted.
     """
+
+    @property
+    def output_limit_bytes(self) -> int:
+        """How much of a run's output is kept."""
+        ...
 
     async def run(self, job: Job) -> Verdict:
         """Do the work in `job.directory`, print to `job.output`, return the verdict.
@@ -74,3 +85,20 @@ class Executor(Protocol):
     async def check(self) -> str | None:
         """Why this executor cannot run on this node now, in one line; None when it can."""
         ...
+
+
+async def finish(work: Awaitable[T]) -> T:
+    """Await `work` to its end, whatever cancels the caller meanwhile; only then be cancelled.
+
+    For what must not stay half done: killing, reaping, removing.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

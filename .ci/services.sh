@@ -1,0 +1,58 @@
+#!/bin/sh
+# Installs and starts what the demo and the tests run on. As root on Debian or Ubuntu it does so
+# itself; elsewhere it says what is missing and how to get it, and what needs it is skipped.
+#
+#     .ci/services.sh            RabbitMQ, vsftpd, Docker, a busybox for the images of the tests
+#     .ci/services.sh python     what `python3 -m venv` needs on Debian
+set -eu
+PATH="$PATH:/usr/sbin:/sbin"
+
+there() { command -v "$1" >/dev/null 2>&1; }
+
+missing=""
+want() { there "$1" || missing="$missing $2"; }
+if [ "${1:-}" = python ]; then
+    missing="python3-venv"
+else
+    want rabbitmq-server rabbitmq-server
+    want vsftpd vsftpd
+    want dockerd docker.io
+    want iptables iptables
+    want busybox busybox-static
+fi
+
+if [ -n "$missing" ]; then
+    command="apt-get install -y --no-install-recommends$missing"
+    if [ "$(id -u)" != 0 ] || ! there apt-get; then
+        echo "missing:$missing; on Debian or Ubuntu, as root: $command"
+    else
+        # Their packages would start servers of the whole system; the lab starts its own.
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e $policy ]; then
+            printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
+            trap 'rm -f $policy' EXIT
+        fi
+        echo "installing:$missing"
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update >/tmp/ulos-apt.log 2>&1 || true
+        # Newer Debians have Docker's command in a package of its own.
+        if ! there docker && apt-cache show docker-cli >/dev/null 2>&1; then command="$command docker-cli"; fi
+        $command >>/tmp/ulos-apt.log 2>&1 || { tail -20 /tmp/ulos-apt.log; exit 1; }
+    fi
+fi
+[ "${1:-}" = python ] && exit 0
+
+if there docker && ! docker info >/dev/null 2>&1; then
+    if [ "$(id -u)" != 0 ] || ! there dockerd; then
+        echo "no Docker engine answers this user; container stages are left out. As root: dockerd &"
+    else
+        echo "starting dockerd"
+        setsid nohup dockerd >/tmp/ulos-dockerd.log 2>&1 </dev/null &
+        tries=0
+        until docker info >/dev/null 2>&1; do
+            tries=$((tries + 1))
+            [ $tries -lt 150 ] || { echo "dockerd does not start; /tmp/ulos-dockerd.log ends:"; tail -5 /tmp/ulos-dockerd.log; exit 0; }
+            sleep 0.2
+        done
+    fi
+fi

@@ -1,0 +1,41 @@
+# Everything a fresh machine needs is installed by the targets themselves; see `make help`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+WORKERS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help install services demo test check lock
+
+help:  ## Show this.
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+install: $(INSTALLED)  ## Make .venv with everything that Python needs.
+
+services:  ## Install and start what the demo and the tests run on: RabbitMQ, vsftpd, Docker.
+	@.ci/services.sh
+
+demo: services install  ## Show it all working: sample tasks on real parts, expected and actual end of each.
+	@$(VENV)/bin/ulos demo
+
+test: services install  ## Run the test suite on real services.
+	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
+
+check: install  ## Check style and types.
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+lock: install  ## Resolve requirements.lock anew from pyproject.toml.
+	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --upgrade --output-file requirements.lock
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and there is none on the PATH"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/services.sh python
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

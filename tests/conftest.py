@@ -1,0 +1,53 @@
+"""Services for the tests: each worker starts its own, on free ports, once it needs one."""
+
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from ulos_stream import lab
+from ulos_stream.lab import Broker, FtpServer, ServiceMissing
+
+
+@contextlib.contextmanager
+def required() -> Iterator[None]:
+    """A missing service skips locally, and fails in CI."""
+    try:
+        yield
+    except ServiceMissing as missing:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(missing))
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    with required(), lab.rabbitmq() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def vsftpd_server() -> Iterator[FtpServer]:
+    with required(), lab.vsftpd() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def pyftpd_server() -> Iterator[FtpServer]:
+    with lab.pyftpd() as server:
+        yield server
+
+
+@pytest.fixture(params=["vsftpd", "pyftpdlib"])
+def ftp_server(request: pytest.FixtureRequest) -> FtpServer:
+    """Tests that use it run against both."""
+    name = "vsftpd_server" if request.param == "vsftpd" else "pyftpd_server"
+    server: FtpServer = request.getfixturevalue(name)
+    return server
+
+
+@pytest.fixture(scope="session")
+def docker() -> str:
+    """A container engine that answers; the name of an image on it whose `run` passes and says hello."""
+    with required():
+        return lab.local_image(f"ulos-test-{uuid.uuid4().hex[:8]}", "echo hello\n")

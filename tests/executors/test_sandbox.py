@@ -1,0 +1,178 @@
+"""What holds a container, seen from inside it and in what the engine was told."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import container, container_executor, inspect, make_job, script_image
+
+from ulos_stream.executors.sandbox import UNPRIVILEGED, configuration
+from ulos_stream.tasks import Verdict
+
+pytestmark = pytest.mark.usefixtures("docker")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _image(docker: object) -> None:
+    script_image()
+
+
+async def said(tmp_path: Path, script: str, **descriptor: Any) -> str:
+    """What `script` prints in a container."""
+    job, printout = make_job(tmp_path, script)
+    async with container_executor(**descriptor) as executor:
+        await executor.run(job)
+    return printout.text()
+
+
+async def told(tmp_path: Path, **descriptor: Any) -> dict[str, Any]:
+    """What the engine says of a container while it runs."""
+    job, printout = make_job(tmp_path, "echo started; sleep 600")
+    async with container_executor(**descriptor) as executor:
+        running = asyncio.create_task(executor.run(job))
+        await printout.shows("started")
+        details = inspect(job)
+        running.cancel()
+        await asyncio.wait([running])
+    return details
+
+
+async def test_the_engine_is_told_every_limit_of_the_descriptor(tmp_path: Path) -> None:
+    sandbox = {"pids": 20, "memory_mib": 100, "cpus": 0.5, "tmpfs_mib": 8, "disk_mib": 16}
+
+    host = (await told(tmp_path, sandbox=sandbox))["HostConfig"]
+
+    assert host["PidsLimit"] == 20
+    assert host["Memory"] == host["MemorySwap"] == 100 * 1024 * 1024
+    assert host["NanoCpus"] == 500_000_000
+    assert host["ShmSize"] == 8 * 1024 * 1024
+    me = os.getuid() or UNPRIVILEGED, os.getgid() or UNPRIVILEGED
+    assert host["Tmpfs"] == {
+        "/tmp": "rw,noexec,nosuid,nodev,size=8388608,nr_inodes=16384,mode=1777,uid={},gid={}".format(*me)
+    }
+    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {
+        "nofile": 4096,
+        "core": 0,
+        "fsize": 16 * 1024 * 1024,
+    }
+
+
+async def test_the_engine_is_told_to_hold_everything_by_default(tmp_path: Path) -> None:
+    details = await told(tmp_path)
+
+    host = details["HostConfig"]
+    held = {name: host[name] for name in ("CapDrop", "CapAdd", "SecurityOpt", "Privileged", "ReadonlyRootfs")}
+    assert held == {
+        "CapDrop": ["ALL"],
+        "CapAdd": None,
+        "SecurityOpt": ["no-new-privileges"],
+        "Privileged": False,
+        "ReadonlyRootfs": True,
+    }
+    assert (host["NetworkMode"], host["IpcMode"], host["CgroupnsMode"]) == ("none", "private", "private")
+    assert (host["Init"], host["AutoRemove"], host["RestartPolicy"]["Name"]) == (True, False, "no")
+    assert host["LogConfig"]["Type"] == "none"
+    assert details["Config"]["Healthcheck"] == {"Test": ["NONE"]}
+    assert [mount["Destination"] for mount in details["Mounts"]] == ["/work"]
+
+
+async def test_an_image_that_is_run_as_built_keeps_its_user_and_few_capabilities(tmp_path: Path) -> None:
+    script = "id -u; touch /anywhere && echo writable; grep CapEff /proc/self/status"
+
+    printed = await said(tmp_path, script, sandbox={"user": "image", "read_only": False})
+
+    chown_dac_fowner_fsetid_kill_setgid_setuid_setpcap_bind_chroot = 0x405FB
+    assert printed.split() == [
+        "0",
+        "writable",
+        "CapEff:",
+        f"{chown_dac_fowner_fsetid_kill_setgid_setuid_setpcap_bind_chroot:016x}",
+    ]
+
+
+async def test_a_run_is_an_unprivileged_user_without_capabilities_who_owns_the_work(tmp_path: Path) -> None:
+    me = os.getuid() or UNPRIVILEGED
+
+    printed = await said(tmp_path, "id -u; grep CapEff /proc/self/status; stat -c %u . job.sh; echo kept > result")
+
+    assert printed.split() == [str(me), "CapEff:", "0" * 16, str(me), str(me)]
+
+
+async def test_the_root_file_system_is_read_only_and_tmp_holds_no_programs(tmp_path: Path) -> None:
+    script = "touch /anywhere; cp /bin/busybox /tmp/ls && /tmp/ls; touch /tmp/fine ./fine && echo written"
+
+    printed = await said(tmp_path, script)
+
+    assert "/anywhere: Read-only file system" in printed
+    assert "/tmp/ls: Permission denied" in printed
+    assert "written" in printed
+
+
+async def test_there_is_no_network(tmp_path: Path) -> None:
+    printed = await said(tmp_path, "ls /sys/class/net; ping -c 1 -W 1 1.1.1.1 2>&1 || echo unreachable")
+
+    assert printed.split()[0] == "lo"
+    assert "eth" not in printed
+    assert "unreachable" in printed
+
+
+async def test_the_hosts_network_is_there_when_the_descriptor_says_so(tmp_path: Path) -> None:
+    printed = await said(tmp_path, "ls /sys/class/net", sandbox={"network": "host"})
+
+    assert set(os.listdir("/sys/class/net")) <= set(printed.split())
+
+
+async def test_the_descriptors_environment_arrives_and_the_nodes_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MESSAGE_BROKER_PASSWORD", "canary")
+
+    printed = await said(tmp_path, "env", environment={"UNITS": "mm", "EMPTY": "", "ODD": "a=b c\n"})
+
+    assert "UNITS=mm\n" in printed
+    assert "EMPTY=\n" in printed
+    assert "ODD=a=b c\n" in printed
+    assert "HOME=/tmp\n" in printed
+    assert "canary" not in printed
+    assert "MESSAGE_BROKER" not in printed
+
+
+async def test_the_work_is_mounted_and_the_program_started_where_the_descriptor_says(tmp_path: Path) -> None:
+    fields = {"mount": "/mnt/tests/", "working_dir": "/mnt/tests/", "command": ["sh", "job.sh"]}
+
+    printed = await said(tmp_path, "pwd; ls", **fields)
+
+    assert printed.split() == ["/mnt/tests", "job.sh"]
+
+
+async def test_a_fork_bomb_stays_inside(tmp_path: Path) -> None:
+    script = 'i=0; while [ $i -lt 100 ]; do sleep 20 & i=$((i+1)); done; echo "no end"'
+
+    printed = await said(tmp_path, script, sandbox={"pids": 20})
+
+    assert "no end" not in printed or "can't fork" in printed
+
+
+async def test_a_run_that_eats_memory_is_killed_and_fails(tmp_path: Path) -> None:
+    job, _ = make_job(tmp_path, "exec tail /dev/zero")
+
+    async with container_executor(sandbox={"memory_mib": 32}) as executor:
+        assert await executor.run(job) is Verdict.FAIL
+
+
+async def test_a_single_file_is_no_larger_than_the_disk_limit(tmp_path: Path) -> None:
+    script = "trap '' XFSZ; head -c 3000000 /dev/zero > big; stat -c %s big"
+
+    printed = await said(tmp_path, script, sandbox={"disk_mib": 2})
+
+    assert printed.split()[-1] == str(2 * 1024 * 1024)
+
+
+def test_no_more_cores_are_asked_for_than_the_engine_has(tmp_path: Path) -> None:
+    job, _ = make_job(tmp_path)
+
+    asked = configuration(container(sandbox={"cpus": 64.0}), job, node="n", cpus=2.0)
+
+    assert asked["HostConfig"]["NanoCpus"] == 2_000_000_000

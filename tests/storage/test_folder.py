@@ -1,0 +1,133 @@
+"""The folder storage: its borders, and what a cancelled call leaves."""
+
+import asyncio
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from ulos_stream.errors import ArtifactMissing, StorageFault
+from ulos_stream.storage.folder import FolderStorage, temporary_name
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    file = tmp_path / "outside" / "secret.zip"
+    file.parent.mkdir()
+    file.write_bytes(b"secret")
+    return file
+
+
+def storage(root: Path) -> FolderStorage:
+    return FolderStorage(root, 1024**3)
+
+
+@pytest.mark.parametrize(
+    "path", ["/link.zip", "/link/secret.zip", "/../outside/secret.zip", "/a/../../outside/secret.zip", "/loop", "/\0"]
+)
+async def test_a_path_that_leads_out_of_the_root_or_nowhere_is_missing(
+    path: str, root: Path, secret: Path, tmp_path: Path
+) -> None:
+    (root / "link.zip").symlink_to(secret)
+    (root / "link").symlink_to(secret.parent)
+    (root / "loop").symlink_to("loop")
+
+    with pytest.raises(ArtifactMissing):
+        await storage(root).download(path, tmp_path / "target")
+
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("path", ["/link/secret.zip", "/../outside/secret.zip"])
+async def test_an_upload_does_not_leave_the_root(path: str, root: Path, secret: Path, tmp_path: Path) -> None:
+    (root / "link").symlink_to(secret.parent)
+    (tmp_path / "source").write_bytes(b"new")
+
+    with pytest.raises(ArtifactMissing, match="leads out of"):
+        await storage(root).upload(tmp_path / "source", path, message_id="m")
+
+    assert secret.read_bytes() == b"secret"
+    assert list(secret.parent.iterdir()) == [secret]
+
+
+async def test_an_upload_over_a_link_replaces_the_link(root: Path, secret: Path, tmp_path: Path) -> None:
+    (root / "a.zip").symlink_to(secret)
+    (tmp_path / "source").write_bytes(b"new")
+
+    await storage(root).upload(tmp_path / "source", "/a.zip", message_id="m")
+
+    assert (root / "a.zip").read_bytes() == b"new"
+    assert secret.read_bytes() == b"secret"
+
+
+async def test_links_within_the_root_and_a_root_that_is_a_link_are_followed(root: Path, tmp_path: Path) -> None:
+    (root / "a.zip").write_bytes(b"a")
+    (root / "b.zip").symlink_to("a.zip")
+    (tmp_path / "mount").symlink_to(root)
+
+    await storage(tmp_path / "mount").download("/b.zip", tmp_path / "target")
+
+    assert (tmp_path / "target").read_bytes() == b"a"
+
+
+async def test_a_pipe_is_missing_and_blocks_nobody(root: Path, tmp_path: Path) -> None:
+    os.mkfifo(root / "a.zip")
+
+    async with asyncio.timeout(10):
+        with pytest.raises(ArtifactMissing):
+            await storage(root).download("/a.zip", tmp_path / "target")
+
+
+async def test_without_its_root_the_storage_is_at_fault_and_not_the_task(root: Path, tmp_path: Path) -> None:
+    away = storage(root / "not mounted")
+    (tmp_path / "source").write_bytes(b"new")
+
+    with pytest.raises(StorageFault, match="check of"):
+        await away.check()
+    with pytest.raises(StorageFault, match="download of '/a.zip'"):
+        await away.download("/a.zip", tmp_path / "target")
+    with pytest.raises(StorageFault, match="upload of '/a.zip'"):
+        await away.upload(tmp_path / "source", "/a.zip", message_id="m")
+
+
+async def test_a_cancelled_upload_never_takes_effect(root: Path, tmp_path: Path) -> None:
+    (root / "a.zip").write_bytes(b"old")
+    os.mkfifo(tmp_path / "source")
+    upload = asyncio.create_task(storage(root).upload(tmp_path / "source", "/a.zip", message_id="m"))
+
+    with await asyncio.to_thread((tmp_path / "source").open, "wb", buffering=0) as writer:
+        writer.write(b"part")
+        while not list(root.glob("*.tmp")):
+            await asyncio.sleep(0)
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+    while list(root.glob("*.tmp")):
+        await asyncio.sleep(0)
+
+    assert [(file.name, file.read_bytes()) for file in root.iterdir()] == [("a.zip", b"old")]
+
+
+def test_the_temporary_name_stands_beside_the_artifact_and_carries_the_hash_of_the_message_id() -> None:
+    first, second = (temporary_name("/a folder/b.zip", "a-message") for _ in range(2))
+
+    mark = hashlib.sha256(b"a-message").hexdigest()[:16]
+    assert re.fullmatch(rf"/a folder/b\.zip\.ulos-{mark}-[0-9a-f]{{8}}\.tmp", first)
+    assert first != second
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "実" * 85])
+def test_the_temporary_name_of_the_longest_names_is_no_longer(name: str) -> None:
+    temporary = temporary_name(f"/{name}", "m")
+
+    assert 250 <= len(temporary.removeprefix("/").encode()) <= 255
+    assert temporary.endswith(".tmp")

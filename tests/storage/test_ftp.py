@@ -1,0 +1,710 @@
+"""FTP: what breaks, on real servers where these can be made to break, else on a scripted one."""
+
+import asyncio
+import gc
+import hashlib
+import logging
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from ulos_stream import lab
+from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.storage.ftp import FtpStorage
+
+PASSWORD = "correct-horse"
+ARTIFACT = "/a.zip"
+OLD = b"the old artifact"
+NEW = b"the new and longer artifact"
+
+Data = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[..., FtpStorage]
+
+
+class Session:
+    """A control connection as the scripted server sees it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.renamed = ""
+        self.data: asyncio.Future[Data] = asyncio.get_running_loop().create_future()
+
+    def say(self, line: str) -> None:
+        self.writer.write(f"{line}\r\n".encode())
+
+    async def listen(self) -> int:
+        self.data = asyncio.get_running_loop().create_future()
+        listener = await asyncio.start_server(lambda *streams: self.data.set_result(streams), "127.0.0.1", 0)
+        self.data.add_done_callback(lambda _: listener.close())
+        return int(listener.sockets[0].getsockname()[1])
+
+    def hang_up(self) -> None:
+        self.writer.close()
+        if not self.data.cancel() and not self.data.cancelled():
+            self.data.result()[1].transport.abort()
+
+
+class Stub:
+    """A small FTP server that notes what it is told; each test lets it misbehave in one verb."""
+
+    def __init__(self) -> None:
+        self.files = {ARTIFACT: OLD}
+        self.told: list[str] = []
+        self.open = self.most_open = self.logins = self.port = 0
+        self.stalled = asyncio.Event()
+
+    @property
+    def verbs(self) -> list[str]:
+        return [line.partition(" ")[0] for line in self.told]
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        self.sessions: set[asyncio.Task[None] | None] = set()
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            yield
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        for session in self.sessions:
+            assert session
+            session.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.sessions.add(asyncio.current_task())
+        self.open += 1
+        self.most_open = max(self.open, self.most_open)
+        session = Session(reader, writer)
+        try:
+            session.say("220 at your service")
+            while line := await reader.readline():
+                self.told.append(line.decode().rstrip("\r\n"))
+                verb, _, argument = self.told[-1].partition(" ")
+                await getattr(self, verb.lower() + "_")(session, argument)
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open -= 1
+            session.hang_up()
+            self.sessions.discard(asyncio.current_task())
+
+    async def stall(self, session: Session, _: str) -> None:
+        """Answer nothing until the client goes away."""
+        self.stalled.set()
+        await session.reader.read()
+        raise ConnectionError
+
+    async def user_(self, session: Session, name: str) -> None:
+        session.say("331 who says so")
+
+    async def pass_(self, session: Session, password: str) -> None:
+        self.logins += 1
+        session.say("230 come in" if password == PASSWORD else "530 no")
+
+    async def type_(self, session: Session, kind: str) -> None:
+        session.say("200 so be it")
+
+    async def noop_(self, session: Session, _: str) -> None:
+        session.say("200 done nothing")
+
+    async def size_(self, session: Session, path: str) -> None:
+        session.say(f"213 {len(self.files[path])}" if path in self.files else "550 nothing there")
+
+    async def epsv_(self, session: Session, _: str) -> None:
+        session.say(f"229 go on (|||{await session.listen()}|)")
+
+    async def retr_(self, session: Session, path: str) -> None:
+        await self.send(session, self.files[path])
+
+    async def send(self, session: Session, content: bytes, end: str = "226 that was all") -> None:
+        session.say("150 here it comes")
+        _, data = await session.data
+        data.write(content)
+        data.close()
+        session.say(end)
+
+    async def stor_(self, session: Session, path: str) -> None:
+        await self.take(session, path)
+
+    async def take(self, session: Session, path: str, most: int = -1, end: str = "226 got it") -> None:
+        session.say("150 let me have it")
+        reader, data = await session.data
+        self.files[path] = await reader.read(most)
+        data.close()
+        session.say(end)
+
+    async def rnfr_(self, session: Session, path: str) -> None:
+        session.renamed = path
+        session.say("350 to what")
+
+    async def rnto_(self, session: Session, path: str) -> None:
+        self.files[path] = self.files.pop(session.renamed)
+        session.say("250 renamed")
+
+    async def dele_(self, session: Session, path: str) -> None:
+        session.say("250 gone" if self.files.pop(path, None) is not None else "550 nothing there")
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Stub]:
+    stub = Stub()
+    async with stub.serving():
+        yield stub
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    storages = []
+
+    def connect(server: Any, **changes: Any) -> FtpStorage:
+        settings: dict[str, Any] = {
+            "host": getattr(server, "host", "127.0.0.1"),
+            "port": server.port,
+            "username": getattr(server, "username", "somebody"),
+            "password": SecretStr(getattr(server, "password", PASSWORD)),
+            "tls": None,
+            "connections": 4,
+            "timeout_s": 20,
+            "max_bytes": 1024**3,
+        }
+        storages.append(FtpStorage(**settings | changes))
+        return storages[-1]
+
+    yield connect
+    for storage in storages:
+        await storage.aclose()
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    file = tmp_path / "new.zip"
+    file.write_bytes(NEW)
+    return file
+
+
+async def until(happened: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not happened():
+            await asyncio.sleep(0)
+
+
+# --- real servers
+
+
+async def test_a_wrong_password_is_a_fault_that_does_not_show_it(
+    ftp_server: lab.FtpServer, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    storage = connect(ftp_server, password=SecretStr("not-the-password"))
+
+    with pytest.raises(StorageFault, match="530") as caught:
+        await storage.check()
+
+    assert str(ftp_server.port) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    for text in (str(caught.value), repr(caught.value.__cause__), repr(storage), caplog.text):
+        assert "not-the-password" not in text
+
+
+async def test_connections_that_a_restart_of_the_server_closed_are_replaced_silently(
+    ftp_server: lab.FtpServer, connect: Connect, tmp_path: Path
+) -> None:
+    (ftp_server.root / "a.zip").write_bytes(OLD)
+    storage = connect(ftp_server)
+    await asyncio.gather(*(storage.download(ARTIFACT, tmp_path / str(number)) for number in range(4)))
+
+    ftp_server.stop()
+    ftp_server.start()
+    await storage.download(ARTIFACT, tmp_path / "again")
+
+    assert (tmp_path / "again").read_bytes() == OLD
+
+
+async def test_while_the_server_is_down_there_are_faults_and_afterwards_there_are_none(
+    ftp_server: lab.FtpServer, connect: Connect, tmp_path: Path
+) -> None:
+    (ftp_server.root / "a.zip").write_bytes(OLD)
+    storage = connect(ftp_server)
+    await storage.check()
+
+    ftp_server.stop()
+    for _ in range(2):
+        with pytest.raises(StorageFault, match="download of '/a.zip'"):
+            await storage.download(ARTIFACT, tmp_path / "a")
+    ftp_server.start()
+    await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert (tmp_path / "a").read_bytes() == OLD
+
+
+async def test_a_server_killed_in_an_upload_leaves_the_old_artifact_whole(
+    ftp_server: lab.FtpServer, connect: Connect, tmp_path: Path
+) -> None:
+    (ftp_server.root / "a.zip").write_bytes(OLD)
+    (tmp_path / "large").write_bytes(bytes(200 * 1024 * 1024))
+    upload = asyncio.create_task(connect(ftp_server).upload(tmp_path / "large", ARTIFACT, message_id="m"))
+
+    await until(lambda: list(ftp_server.root.glob("*.tmp")))
+    ftp_server.stop()
+    with pytest.raises(StorageFault):
+        await upload
+
+    assert (ftp_server.root / "a.zip").read_bytes() == OLD
+
+
+async def test_a_cancelled_upload_leaves_the_old_artifact_and_nothing_beside_it(
+    ftp_server: lab.FtpServer, connect: Connect, tmp_path: Path, new: Path
+) -> None:
+    (ftp_server.root / "a.zip").write_bytes(OLD)
+    (tmp_path / "large").write_bytes(bytes(200 * 1024 * 1024))
+    storage = connect(ftp_server)
+    upload = asyncio.create_task(storage.upload(tmp_path / "large", ARTIFACT, message_id="m"))
+
+    await until(lambda: list(ftp_server.root.glob("*.tmp")))
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+
+    assert (ftp_server.root / "a.zip").read_bytes() == OLD
+    assert [file.name for file in ftp_server.root.glob("a.zip*")] == ["a.zip"]
+    await storage.upload(new, ARTIFACT, message_id="m")
+    assert (ftp_server.root / "a.zip").read_bytes() == NEW
+
+
+async def test_a_cancelled_download_does_not_spoil_the_next_one(
+    ftp_server: lab.FtpServer, connect: Connect, tmp_path: Path
+) -> None:
+    (ftp_server.root / "large.zip").write_bytes(bytes(200 * 1024 * 1024))
+    (ftp_server.root / "a.zip").write_bytes(OLD)
+    storage = connect(ftp_server, connections=1)
+    download = asyncio.create_task(storage.download("/large.zip", tmp_path / "large"))
+
+    await until((tmp_path / "large").exists)
+    download.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await download
+    await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert (tmp_path / "a").read_bytes() == OLD
+
+
+@pytest.mark.parametrize("start", [lab.vsftpd, lab.pyftpd], ids=["vsftpd", "pyftpdlib"])
+async def test_explicit_tls_works_with_the_private_authority_and_is_refused_without(
+    start: Any, connect: Connect, tmp_path: Path, new: Path
+) -> None:
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 20_000)
+
+    with start(tls=authority.issue_cert("localhost", "127.0.0.1")) as server:
+        storage = connect(server, tls=trusting)
+        for source in (new, tmp_path / "large"):
+            await storage.upload(source, ARTIFACT, message_id="m")
+            await storage.download(ARTIFACT, tmp_path / "back")
+            assert (tmp_path / "back").read_bytes() == source.read_bytes()
+        with pytest.raises(StorageFault, match="certificate verify failed"):
+            await connect(server, tls=ssl.create_default_context()).check()
+
+
+# --- the pool
+
+
+async def test_a_port_where_nobody_listens_is_a_fault_that_names_it(
+    unused_tcp_port: int, connect: Connect, stub: Stub
+) -> None:
+    stub.port = unused_tcp_port
+
+    with pytest.raises(StorageFault, match=f"check on 127.0.0.1:{unused_tcp_port} failed: .*Connect call failed"):
+        await connect(stub).check()
+
+
+async def test_twenty_downloads_at_once_share_the_connections_that_are_allowed(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    storage = connect(stub, connections=3)
+
+    await asyncio.gather(*(storage.download(ARTIFACT, tmp_path / str(number)) for number in range(20)))
+
+    assert (stub.most_open, stub.logins, stub.verbs.count("TYPE")) == (3, 3, 3)
+    assert all((tmp_path / str(number)).read_bytes() == OLD for number in range(20))
+
+
+async def test_failing_uploads_open_no_more_connections_than_are_allowed(
+    stub: Stub, connect: Connect, new: Path
+) -> None:
+    stub.rnto_ = lambda session, _: refuse(session, "550 no")  # type: ignore[method-assign]
+    storage = connect(stub, connections=2)
+
+    uploads = (storage.upload(new, ARTIFACT, message_id=str(number)) for number in range(9))
+    ends = await asyncio.gather(*uploads, return_exceptions=True)
+
+    assert all(isinstance(end, StorageFault) for end in ends)
+    # The server learns of a closed connection a moment after the client has opened the next.
+    assert len(storage._idle) <= 2
+    assert stub.files == {ARTIFACT: OLD}
+
+
+async def refuse(session: Session, reply: str) -> None:
+    session.say(reply)
+
+
+@pytest.mark.parametrize("farewell", ["", "421 idle for too long"])
+async def test_a_connection_closed_while_idle_is_replaced_silently(
+    farewell: str, stub: Stub, connect: Connect, new: Path, tmp_path: Path
+) -> None:
+    async def noop(session: Session, _: str) -> None:
+        session.say("200 done nothing")
+        if farewell:
+            session.say(farewell)
+        raise ConnectionError
+
+    stub.noop_ = noop  # type: ignore[method-assign]
+    storage = connect(stub)
+
+    for operation in (
+        storage.check(),
+        storage.check(),
+        storage.download(ARTIFACT, tmp_path / "a"),
+        storage.check(),
+        storage.upload(new, ARTIFACT, message_id="m"),
+    ):
+        await operation
+
+    assert stub.logins == 4
+    assert stub.files == {ARTIFACT: NEW}
+
+
+async def test_a_server_that_closes_every_connection_is_a_fault(stub: Stub, connect: Connect) -> None:
+    async def close(session: Session, _: str) -> None:
+        raise ConnectionError
+
+    storage = connect(stub)
+    await storage.check()
+    stub.noop_ = close  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match="the server closed the connection"):
+        await storage.check()
+
+    assert stub.logins == 2
+
+
+async def test_a_connection_that_breaks_in_the_middle_is_not_tried_again(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    async def close(session: Session, _: str) -> None:
+        raise ConnectionError
+
+    storage = connect(stub)
+    await storage.check()
+    stub.retr_ = close  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match="the server closed the connection"):
+        await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert stub.logins == 1
+
+
+@pytest.mark.parametrize("verb", ["user_", "noop_", "size_", "epsv_", "retr_"])
+async def test_a_server_that_stalls_is_a_fault_within_the_limit(
+    verb: str, stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    setattr(stub, verb, stub.stall)
+    storage = connect(stub, timeout_s=0.2)
+
+    async with asyncio.timeout(10):
+        with pytest.raises(StorageFault, match="it took too long"):
+            await (storage.check() if verb in ("user_", "noop_") else storage.download(ARTIFACT, tmp_path / "a"))
+
+    await until(lambda: stub.open == 0)
+
+
+async def test_after_a_stall_the_idle_connections_are_not_trusted_either(stub: Stub, connect: Connect) -> None:
+    storage = connect(stub, timeout_s=0.2)
+    await asyncio.gather(*(storage.check() for _ in range(4)))
+    answering, stub.noop_ = stub.noop_, stub.stall  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault):
+        await storage.check()
+
+    await until(lambda: stub.open == 0)
+    stub.noop_ = answering  # type: ignore[method-assign]
+    await storage.check()
+
+
+async def test_a_cancelled_operation_ends_as_cancelled_and_its_connection_is_closed(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    sending, stub.retr_ = stub.retr_, stub.stall  # type: ignore[method-assign]
+    storage = connect(stub, connections=1)
+    download = asyncio.create_task(storage.download(ARTIFACT, tmp_path / "a"))
+
+    await stub.stalled.wait()
+    download.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await download
+
+    await until(lambda: stub.open == 0)
+    stub.retr_ = sending  # type: ignore[method-assign]
+    await storage.download(ARTIFACT, tmp_path / "a")
+    assert stub.logins == 2
+    assert (tmp_path / "a").read_bytes() == OLD
+
+
+async def test_closing_the_storage_closes_every_connection_even_one_in_use(stub: Stub, connect: Connect) -> None:
+    storage = connect(stub)
+    await asyncio.gather(storage.check(), storage.check())
+    running = asyncio.create_task(storage.check())
+    await asyncio.sleep(0)
+
+    await storage.aclose()
+    await storage.aclose()
+    await running
+
+    await until(lambda: stub.open == 0)
+
+
+# --- downloads
+
+
+@pytest.mark.parametrize("content", [OLD[:-1], b"", OLD + b"!"], ids=["short", "empty", "long"])
+async def test_a_transfer_of_another_size_is_a_fault_although_the_server_reports_success(
+    content: bytes, stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.retr_ = lambda session, _: stub.send(session, content)  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match=f"{len(content)} bytes came, and {len(OLD)} were announced"):
+        await connect(stub).download(ARTIFACT, tmp_path / "a")
+
+
+async def test_the_reason_the_server_gives_for_a_broken_transfer_is_in_the_fault(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.retr_ = lambda session, _: stub.send(session, OLD[:3], "451 disk on fire")  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match=f"download of '/a.zip' on 127.0.0.1:{stub.port} .* 451 disk on fire"):
+        await connect(stub).download(ARTIFACT, tmp_path / "a")
+
+
+async def test_an_artifact_over_the_limit_is_rejected_before_it_is_transferred(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    storage = connect(stub, max_bytes=len(OLD) - 1)
+
+    with pytest.raises(ArchiveRejected, match="16 bytes, and 15 are allowed"):
+        await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert "RETR" not in stub.verbs
+
+
+async def test_a_server_that_sends_without_end_is_cut_off_at_the_announced_size(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    async def flood(session: Session, _: str) -> None:
+        session.say("150 here it comes")
+        _, data = await session.data
+        while True:
+            data.write(bytes(65536))
+            await data.drain()
+
+    stub.retr_ = flood  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault):
+        await connect(stub).download(ARTIFACT, tmp_path / "a")
+
+    assert (tmp_path / "a").stat().st_size < 1024**2
+
+
+async def test_an_artifact_that_vanishes_or_is_forbidden_is_missing(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.retr_ = lambda session, _: refuse(session, "550 not for you")  # type: ignore[method-assign]
+
+    with pytest.raises(ArtifactMissing, match="550 not for you"):
+        await connect(stub).download(ARTIFACT, tmp_path / "a")
+
+
+@pytest.mark.parametrize("reply", ["500 what", "502 not yet"])
+async def test_a_server_without_size_is_a_fault_that_says_so(
+    reply: str, stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.size_ = lambda session, _: refuse(session, reply)  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match="does not implement SIZE"):
+        await connect(stub).download(ARTIFACT, tmp_path / "a")
+
+
+async def test_a_server_without_epsv_is_asked_once_a_connection_and_its_pasv_address_is_not_trusted(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    async def pasv(session: Session, _: str) -> None:
+        port = await session.listen()
+        session.say(f"227 go on (192,0,2,1,{port // 256},{port % 256})")
+
+    stub.epsv_ = lambda session, _: refuse(session, "502 not yet")  # type: ignore[method-assign]
+    stub.pasv_ = pasv  # type: ignore[attr-defined]
+    storage = connect(stub)
+
+    for _ in range(3):
+        await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert (stub.verbs.count("EPSV"), stub.verbs.count("PASV")) == (1, 3)
+
+
+@pytest.mark.parametrize("path", ["/a\r\nDELE /b", "/a\nb", "/\udc80"])
+async def test_a_path_that_is_no_ftp_argument_is_a_fault_and_is_not_sent(
+    path: str, stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    with pytest.raises(StorageFault) as caught:
+        await connect(stub).download(path, tmp_path / "a")
+
+    assert "\n" not in str(caught.value)
+    assert set(stub.verbs) == {"USER", "PASS", "TYPE"}
+
+
+@pytest.mark.parametrize("reply", ["229 (none)", "229", "227 (1,2)", "ÿ"])
+async def test_a_reply_that_makes_no_sense_is_a_fault(reply: str, stub: Stub, connect: Connect, tmp_path: Path) -> None:
+    async def babble(session: Session, _: str) -> None:
+        session.writer.write(reply.encode("latin-1") + b"\r\n")
+
+    stub.epsv_ = babble  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault):
+        await connect(stub, timeout_s=1).download(ARTIFACT, tmp_path / "a")
+
+
+# --- uploads
+
+
+async def test_the_temporary_name_carries_the_hash_of_the_message_id_and_differs_each_time(
+    stub: Stub, connect: Connect, new: Path
+) -> None:
+    storage = connect(stub)
+
+    await storage.upload(new, ARTIFACT, message_id="a-message")
+    await storage.upload(new, ARTIFACT, message_id="a-message")
+
+    first, second = (line.removeprefix("STOR ") for line in stub.told if line.startswith("STOR"))
+    mark = hashlib.sha256(b"a-message").hexdigest()[:16]
+    assert re.fullmatch(rf"/a\.zip\.ulos-{mark}-[0-9a-f]{{8}}\.tmp", first)
+    assert first != second
+    assert stub.files == {ARTIFACT: NEW}
+
+
+@pytest.mark.parametrize(
+    ("verb", "misbehaviour", "reason"),
+    [
+        ("stor_", lambda stub, session, path: refuse(session, "553 no such folder"), "553 no such folder"),
+        ("stor_", lambda stub, session, path: stub.take(session, path, 5, "452 disk full"), "452 disk full"),
+        ("stor_", lambda stub, session, path: stub.take(session, path, 5), f"5 of {len(NEW)} bytes arrived"),
+        ("size_", lambda stub, session, path: refuse(session, "213 1"), f"1 of {len(NEW)} bytes arrived"),
+        ("size_", lambda stub, session, path: refuse(session, "550 where is it"), "550 where is it"),
+        ("size_", lambda stub, session, path: refuse(session, "502 not yet"), "does not implement SIZE"),
+        ("rnfr_", lambda stub, session, path: refuse(session, "550 no"), "550 no"),
+        ("rnto_", lambda stub, session, path: refuse(session, "553 no"), "553 no"),
+    ],
+)
+async def test_an_upload_that_fails_is_a_fault_and_leaves_the_old_artifact_alone(
+    verb: str,
+    misbehaviour: Callable[[Stub, Session, str], Awaitable[None]],
+    reason: str,
+    stub: Stub,
+    connect: Connect,
+    new: Path,
+) -> None:
+    setattr(stub, verb, lambda session, path: misbehaviour(stub, session, path))
+
+    with pytest.raises(StorageFault, match=f"upload of '/a.zip' on 127.0.0.1:{stub.port} failed: .*{reason}"):
+        await connect(stub).upload(new, ARTIFACT, message_id="m")
+
+    assert stub.files == {ARTIFACT: OLD}
+
+
+async def test_the_reason_why_a_server_breaks_off_a_large_upload_is_in_the_fault(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    (tmp_path / "large").write_bytes(bytes(20 * 1024**2))
+    stub.stor_ = lambda session, path: stub.take(session, path, 5, "452 disk full")  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match="452 disk full"):
+        await connect(stub).upload(tmp_path / "large", ARTIFACT, message_id="m")
+
+    assert stub.files == {ARTIFACT: OLD}
+
+
+async def test_an_upload_into_a_stall_ends_within_the_limit_and_is_tidied_up(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    async def stall(session: Session, path: str) -> None:
+        stub.files[path] = b"a part"
+        session.say("150 let me have it")
+        await stub.stall(session, path)
+
+    (tmp_path / "large").write_bytes(bytes(20 * 1024**2))
+    stub.stor_ = stall  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match="it took too long"):
+        await connect(stub, timeout_s=0.2).upload(tmp_path / "large", ARTIFACT, message_id="m")
+
+    assert stub.files == {ARTIFACT: OLD}
+
+
+async def test_a_failing_clean_up_does_not_hide_why_the_upload_failed(stub: Stub, connect: Connect, new: Path) -> None:
+    stub.rnto_ = lambda session, _: refuse(session, "553 the true reason")  # type: ignore[method-assign]
+    stub.dele_ = stub.stall  # type: ignore[method-assign]
+
+    with pytest.raises(StorageFault, match="553 the true reason"):
+        await connect(stub, timeout_s=0.2).upload(new, ARTIFACT, message_id="m")
+
+
+async def test_an_upload_cancelled_twice_is_still_tidied_up(stub: Stub, connect: Connect, new: Path) -> None:
+    deleting, stub.dele_, stub.rnto_ = stub.dele_, stub.stall, stub.stall  # type: ignore[method-assign]
+    upload = asyncio.create_task((storage := connect(stub)).upload(new, ARTIFACT, message_id="m"))
+    await stub.stalled.wait()
+    allowed = asyncio.Event()
+
+    async def delete(session: Session, path: str) -> None:
+        stub.stalled.set()
+        await allowed.wait()
+        await deleting(session, path)
+
+    stub.stalled.clear()
+    stub.dele_ = delete  # type: ignore[method-assign]
+    upload.cancel()
+    await stub.stalled.wait()
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    allowed.set()
+    await storage.aclose()
+
+    assert stub.files == {ARTIFACT: OLD}
+
+
+async def test_no_socket_is_left_to_the_garbage_collector(
+    stub: Stub, connect: Connect, new: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    gc.collect()
+    recwarn.clear()
+    storage = connect(stub)
+    stub.retr_ = lambda session, _: refuse(session, "550 no")  # type: ignore[method-assign]
+    stub.stor_ = lambda session, _: refuse(session, "550 no")  # type: ignore[method-assign]
+
+    with pytest.raises(ArtifactMissing):
+        await storage.download(ARTIFACT, tmp_path / "a")
+    with pytest.raises(StorageFault):
+        await storage.upload(new, ARTIFACT, message_id="m")
+    gc.collect()
+
+    assert [str(item.message) for item in recwarn if issubclass(item.category, ResourceWarning)] == []
+
+
+def test_the_password_is_not_in_the_representation(connect: Connect, stub: Stub) -> None:
+    assert PASSWORD not in repr(connect(stub))

@@ -1,0 +1,177 @@
+"""What every storage promises: on both FTP servers and on a folder."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from ulos_stream import lab
+from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.storage import Storage
+from ulos_stream.storage.folder import FolderStorage
+from ulos_stream.storage.ftp import FtpStorage
+
+MAX_BYTES = 5 * 1024 * 1024
+CONTENTS = {"empty": b"", "small": b"a zip", "large": os.urandom(MAX_BYTES)}
+NAMES = ["/plain.zip", "/two words (1).zip", "/großes Gerät 実験.zip", "/a folder/below/x.zip", "/" + "n" * 255]
+
+
+@dataclass
+class Place:
+    """A storage, and the local folder that holds its files."""
+
+    storage: Storage
+    root: Path
+
+    def put(self, path: str, content: bytes) -> None:
+        """Lay a file as another party would."""
+        file = self.root / path[1:]
+        for folder in reversed(file.parents):
+            if not folder.exists():
+                folder.mkdir()
+                folder.chmod(0o777)
+        file.write_bytes(content)
+
+    def files(self) -> dict[str, bytes]:
+        return {f"/{file.relative_to(self.root)}": file.read_bytes() for file in self.root.rglob("*") if file.is_file()}
+
+
+class Promises:
+    """The tests; the subclasses say where."""
+
+    async def test_the_check_passes(self, place: Place) -> None:
+        await place.storage.check()
+
+    @pytest.mark.parametrize("path", NAMES, ids=["plain", "spaces", "utf-8", "folder", "longest"])
+    async def test_what_was_uploaded_is_there_alone_and_comes_back(
+        self, path: str, place: Place, tmp_path: Path
+    ) -> None:
+        place.put(path, b"what was there before")
+        source, target = tmp_path / "source", tmp_path / "target"
+
+        for content in CONTENTS.values():
+            source.write_bytes(content)
+            await place.storage.upload(source, path, message_id="m")
+            await place.storage.download(path, target)
+
+            assert target.read_bytes() == content
+            assert place.files() == {path: content}
+
+    async def test_an_upload_creates_what_was_not_there(self, place: Place, tmp_path: Path) -> None:
+        (tmp_path / "source").write_bytes(b"new")
+
+        await place.storage.upload(tmp_path / "source", "/new.zip", message_id="m")
+
+        assert place.files() == {"/new.zip": b"new"}
+
+    @pytest.mark.parametrize("path", ["/none.zip", "/no folder/a.zip", "/folder", "/a.zip/b.zip"])
+    async def test_a_download_of_what_is_no_file_says_missing(self, path: str, place: Place, tmp_path: Path) -> None:
+        place.put("/folder/b.zip", b"b")
+        place.put("/a.zip", b"a")
+
+        with pytest.raises(ArtifactMissing, match=path):
+            await place.storage.download(path, tmp_path / "target")
+        await place.storage.download("/a.zip", tmp_path / "target")
+
+        assert (tmp_path / "target").read_bytes() == b"a"
+
+    async def test_an_artifact_over_the_limit_is_rejected(self, place: Place, tmp_path: Path) -> None:
+        place.put("/a.zip", bytes(MAX_BYTES + 1))
+
+        with pytest.raises(ArchiveRejected, match=f"{MAX_BYTES + 1} bytes, and {MAX_BYTES} are allowed"):
+            await place.storage.download("/a.zip", tmp_path / "target")
+
+    async def test_an_upload_into_a_folder_that_is_not_there_is_a_fault(self, place: Place, tmp_path: Path) -> None:
+        (tmp_path / "source").write_bytes(b"new")
+
+        with pytest.raises(StorageFault, match="upload of '/no folder/a.zip'"):
+            await place.storage.upload(tmp_path / "source", "/no folder/a.zip", message_id="m")
+
+        assert place.files() == {}
+
+    async def test_an_upload_of_what_is_not_there_is_a_fault_and_changes_nothing(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        place.put("/a.zip", b"a")
+
+        with pytest.raises(StorageFault):
+            await place.storage.upload(tmp_path / "none", "/a.zip", message_id="m")
+
+        assert place.files() == {"/a.zip": b"a"}
+
+    async def test_an_upload_onto_a_folder_is_a_fault_and_leaves_nothing_behind(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        place.put("/folder/b.zip", b"b")
+        (tmp_path / "source").write_bytes(b"new")
+
+        with pytest.raises(StorageFault):
+            await place.storage.upload(tmp_path / "source", "/folder", message_id="m")
+
+        assert place.files() == {"/folder/b.zip": b"b"}
+
+    async def test_many_stages_use_it_at_once(self, place: Place, tmp_path: Path) -> None:
+        async def stage(number: int) -> None:
+            file = tmp_path / f"{number}"
+            for turn in range(5):
+                file.write_bytes(f"{number} {turn}".encode() * 1_000)
+                await place.storage.upload(file, f"/{number}.zip", message_id=str(number))
+                await place.storage.download(f"/{number}.zip", tmp_path / f"{number} back")
+                assert (tmp_path / f"{number} back").read_bytes() == file.read_bytes()
+
+        await asyncio.gather(*(stage(number) for number in range(20)))
+
+        assert place.files() == {f"/{number}.zip": f"{number} 4".encode() * 1_000 for number in range(20)}
+
+    async def test_whoever_reads_during_uploads_sees_one_of_them_whole(self, place: Place, tmp_path: Path) -> None:
+        contents = [bytes([number]) * 300_000 for number in range(10)]
+        place.put("/a.zip", contents[0])
+        seen = []
+
+        async def watch() -> None:
+            while True:
+                seen.append((place.root / "a.zip").read_bytes())
+                await asyncio.sleep(0)
+
+        watcher = asyncio.create_task(watch())
+        for content in contents:
+            (tmp_path / "source").write_bytes(content)
+            await place.storage.upload(tmp_path / "source", "/a.zip", message_id="m")
+        watcher.cancel()
+
+        assert set(seen) <= set(contents)
+        assert len(seen) > len(contents)
+
+    async def test_closing_twice_is_harmless(self, place: Place) -> None:
+        await place.storage.check()
+
+        await place.storage.aclose()
+        await place.storage.aclose()
+
+
+class TestFolder(Promises):
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Place:
+        (tmp_path / "root").mkdir()
+        return Place(FolderStorage(tmp_path / "root", MAX_BYTES), tmp_path / "root")
+
+
+class TestFtp(Promises):
+    @pytest.fixture
+    async def place(self, ftp_server: lab.FtpServer) -> AsyncIterator[Place]:
+        storage = FtpStorage(
+            host=ftp_server.host,
+            port=ftp_server.port,
+            username=ftp_server.username,
+            password=SecretStr(ftp_server.password),
+            tls=None,
+            connections=4,
+            timeout_s=30,
+            max_bytes=MAX_BYTES,
+        )
+        yield Place(storage, ftp_server.root)
+        await storage.aclose()

@@ -1,0 +1,201 @@
+"""Executors that are images: for untrusted code, held by the limits of its sandbox.
+
+sweep ▶ create ▶ attach ▶ start ▶ wait ▶ verdict ▶ remove
+        └────────────── whatever happens ───────────▲
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable, UlosError
+from ulos_stream.executors import Job, Output, finish
+from ulos_stream.executors.descriptor import ContainerDescriptor
+from ulos_stream.executors.directory import Overgrown, give, measure
+from ulos_stream.executors.engine import Engine, Refused
+from ulos_stream.executors.sandbox import MIB, configuration, owner
+from ulos_stream.executors.verdict import discard_verdict, judge
+from ulos_stream.tasks import Verdict
+
+if TYPE_CHECKING:
+    from aiodocker.containers import DockerContainer
+    from aiodocker.stream import Stream
+
+WAIT_S = 30.0
+"""Seconds after which a wait is begun anew: an engine that no longer answers is noticed by then."""
+DRAIN_S = 5.0
+"""Seconds for the rest of the output once the container has ended."""
+LATE_S = 1.0
+"""Seconds after which a container is there whose creation the engine did not confirm, if it ever is."""
+LOOK_S = 0.5
+"""Seconds between two looks at the disk; more when a look takes long."""
+CANNOT_START = (126, 127)
+"""Exit codes of an init that finds no such program, or one that it may not execute."""
+INITS = (b"[FATAL tini (", b"ERROR (catatonit:")
+"""How Docker's and Podman's init begin the line in which they say so."""
+
+
+class ContainerExecutor:
+    """Runs an image in a new container, with the job's directory mounted.
+
+    Args:
+        descriptor: What to run, and within which limits.
+        folder: Where the descriptor lies, and perhaps the image's Dockerfile.
+        engine: Where it runs.
+    """
+
+    def __init__(self, descriptor: ContainerDescriptor, folder: Path, engine: Engine) -> None:
+        self._descriptor = descriptor
+        self._folder = folder
+        self._engine = engine
+
+    @property
+    def output_limit_bytes(self) -> int:
+        return self._descriptor.sandbox.output_mib * MIB
+
+    async def run(self, job: Job) -> Verdict:
+        if mistake := self._wrong_user():
+            raise ExecutorUnavailable(mistake)
+        mine = (f"ulos.node={self._engine.node}", f"ulos.message={job.message_id}")
+        await self._engine.sweep(*mine)
+        await finish(asyncio.to_thread(self._prepare, job.directory))
+        creating = asyncio.create_task(self._create(job))
+        try:
+            container = await asyncio.shield(creating)
+            exit_code = await self._execute(container, job)
+            verdict = judge(self._descriptor, exit_code, job.directory)
+            if verdict is Verdict.FAIL and await self._engine.was_killed(container):
+                raise EngineFault("the container was stopped from outside")
+            return verdict
+        finally:
+            await finish(self._remove(creating, mine))
+
+    async def check(self) -> str | None:
+        if mistake := self._wrong_user():
+            return mistake
+        try:
+            await self._engine.ask(lambda docker: docker.images.inspect(self._descriptor.image))
+        except Refused as exc:
+            return self._missing() if exc.status == 404 else str(exc)
+        except UlosError as exc:
+            return str(exc)
+        return None
+
+    def _wrong_user(self) -> str | None:
+        owns = owner(self._descriptor.sandbox)
+        if owns is None or os.getuid() == 0 or owns == (os.getuid(), os.getgid()):
+            return None
+        return f"sandbox.user = {self._descriptor.sandbox.user!r} needs a node that runs as root"
+
+    def _missing(self) -> str:
+        image = self._descriptor.image
+        advice = f"get it with `docker pull {image}`, or build it under that name"
+        if (self._folder / "Dockerfile").exists():
+            advice = f"build it with `docker build -t {image} {self._folder}`"
+        return f"the image {image!r} is not on this node; {advice}"
+
+    def _prepare(self, directory: Path) -> None:
+        discard_verdict(self._descriptor, directory)
+        owns = owner(self._descriptor.sandbox)
+        if owns is not None and os.getuid() == 0:
+            give(directory, *owns)
+
+    async def _create(self, job: Job) -> "DockerContainer":
+        config = configuration(self._descriptor, job, node=self._engine.node, cpus=self._engine.cpus)
+        try:
+            return await self._engine.ask(lambda docker: docker.containers.create(config))
+        except Refused as exc:
+            if exc.status == 404:
+                raise ExecutorUnavailable(self._missing()) from exc
+            if exc.status == 400:
+                raise ExecutorUnavailable(f"the engine cannot make such a container: {exc}") from exc
+            raise
+
+    async def _remove(self, creating: "asyncio.Task[DockerContainer]", mine: tuple[str, ...]) -> None:
+        await asyncio.wait([creating])
+        if creating.exception() is None:
+            await self._engine.remove(creating.result())
+        elif isinstance(creating.exception(), EngineFault):  # it may be made all the same, a little later
+            await asyncio.sleep(LATE_S)
+            with contextlib.suppress(UlosError):
+                await self._engine.sweep(*mine)
+
+    async def _execute(self, container: "DockerContainer", job: Job) -> int:
+        """Start the container, follow it to its end, and return its exit code."""
+        image = self._descriptor.image
+        stream = container.attach(stdout=True, stderr=True)
+        try:
+            # Attached before the start, so that no output is lost.
+            await self._engine.ask(lambda _: stream.__aenter__())
+            job.facts["image"] = container["Image"]
+            await self._start(container)
+            async with asyncio.TaskGroup() as group:
+                copying = group.create_task(self._copy(stream, job.output))
+                watching = group.create_task(self._watch(container, job.directory))
+                exit_code = await self._wait(container)
+                watching.cancel()
+                await asyncio.wait([copying], timeout=DRAIN_S)
+                copying.cancel()
+        except BaseExceptionGroup as several:
+            first = several.exceptions[0]
+            raise first from first.__cause__
+        finally:
+            with contextlib.suppress(Exception):
+                await stream.close()
+        if exit_code in CANNOT_START and not copying.cancelled() and copying.result().startswith(INITS):
+            raise ExecutorUnavailable(f"the image {image!r} cannot start {self._descriptor.command[0]!r}")
+        return exit_code
+
+    async def _start(self, container: "DockerContainer") -> None:
+        try:
+            await self._engine.ask(lambda _: container.start())
+        except Refused as exc:
+            if exc.status == 400:
+                raise ExecutorUnavailable(f"the image {self._descriptor.image!r} cannot be started: {exc}") from exc
+            raise
+
+    async def _wait(self, container: "DockerContainer") -> int:
+        """Wait for the end, however long that takes, on an engine that keeps answering."""
+        while True:
+            try:
+                async with asyncio.timeout(WAIT_S):
+                    end = await self._engine.ask(lambda _: container.wait(), bounded=False)
+            except TimeoutError:
+                await self._engine.ask(lambda _: container.show())
+                continue
+            exit_code = end.get("StatusCode", -1)
+            if exit_code < 0 or end.get("Error"):
+                raise EngineFault(f"the engine cannot tell how the container ended: {end}")
+            return int(exit_code)
+
+    async def _copy(self, stream: "Stream", output: Output) -> bytes:
+        """Pass on what the container prints; return its first bytes."""
+        head = b""
+        while True:
+            with self._engine.translating():
+                message = await stream.read_out()
+            if message is None:
+                return head
+            output.write(message.data)
+            head = head or message.data[:64]
+
+    async def _watch(self, container: "DockerContainer", directory: Path) -> None:
+        """Raise when the run takes more of the disk than it may."""
+        sandbox = self._descriptor.sandbox
+        pause_s = LOOK_S
+        while True:
+            await asyncio.sleep(pause_s)
+            begun = time.monotonic()
+            try:
+                used_bytes = await asyncio.to_thread(measure, directory)
+            except Overgrown as exc:
+                raise ExecutorCrashed(f"stopped: the run left {exc}") from exc
+            if not sandbox.read_only:
+                details = await self._engine.ask(lambda _: container.show(size=True))
+                used_bytes += details.get("SizeRw", 0)
+            if used_bytes > sandbox.disk_mib * MIB:
+                raise ExecutorCrashed(f"stopped: the run left more than {sandbox.disk_mib} MiB on the disk")
+            pause_s = max(LOOK_S, 20 * (time.monotonic() - begun))

@@ -1,0 +1,188 @@
+"""The container engine, spoken to by Docker's API: bounded calls, and errors of ours.
+
+`aiodocker` is imported when the engine is first used: it takes 160 ms.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ulos_stream.errors import EngineFault, ExecutorUnavailable, UlosError
+
+if TYPE_CHECKING:
+    from aiodocker import Docker
+    from aiodocker.containers import DockerContainer
+    from aiohttp import BaseConnector
+
+T = TypeVar("T")
+
+CALL_S = 30.0
+"""It starts a container in 0.3 s when idle; a hundred at once on two cores take their time."""
+REMOVE_ATTEMPTS = 5
+"""Tries to remove a container, over six seconds; a sweep finds what they leave."""
+
+_log = logging.getLogger(__name__)
+
+
+class Refused(EngineFault):
+    """The engine answers a request with an error.
+
+    Args:
+        text: The engine's own words.
+        status: The HTTP status of its answer.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Engine:
+    """One node's connection to its container engine; opened on first use.
+
+    Args:
+        host: Address as in `DOCKER_HOST`, like `unix:///run/docker.sock`; None finds it as
+            Docker's own client does.
+        node: Name of this node, a label of every container it starts.
+        call_s: Seconds that the engine has to answer a call.
+    """
+
+    def __init__(self, host: str | None, node: str, *, call_s: float = CALL_S) -> None:
+        self.node = node
+        self.cpus = 1.0
+        """Cores that the engine has; known once it has answered."""
+        self._host = host
+        self._call_s = call_s
+        self._docker: Docker | None = None
+        self._connector: BaseConnector | None = None
+        self._opening = asyncio.Lock()
+
+    async def ask(self, call: "Callable[[Docker], Awaitable[T]]", *, bounded: bool = True) -> T:
+        """Make one call; unless `bounded`, it may take as long as it takes.
+
+        Raises:
+            Refused: The engine answers with an error.
+            EngineFault: It does not answer, or breaks off.
+            ExecutorUnavailable: It has never answered this node, or cannot hold a container to its limits.
+        """
+        docker = await self._open()
+        with self.translating():
+            async with asyncio.timeout(self._call_s if bounded else None):
+                return await call(docker)
+
+    @contextlib.contextmanager
+    def translating(self) -> Iterator[None]:
+        """Turn the errors of a conversation with the engine into ours."""
+        import aiodocker
+        import aiohttp
+
+        try:
+            yield
+        except aiodocker.DockerError as exc:
+            if exc.status == 900:  # aiodocker's own number for "cannot connect"
+                reason = getattr(exc.__context__, "strerror", None) or exc.message
+                raise self._away(f"the container engine at {self._host} cannot be reached: {reason}") from exc
+            raise Refused(exc.message, exc.status) from exc
+        except TimeoutError as exc:
+            raise self._away(f"the container engine at {self._host} does not answer") from exc
+        except (aiohttp.ClientError, OSError, AssertionError, ValueError) as exc:
+            raise self._away(f"the container engine broke off: {exc or type(exc).__name__}") from exc
+
+    async def remove(self, container: "DockerContainer") -> None:
+        """Kill and remove; what cannot be removed now is left to a sweep."""
+        for attempt in range(REMOVE_ATTEMPTS):
+            try:
+                return await self.ask(lambda _: container.delete(force=True, v=True))
+            except UlosError as exc:
+                if isinstance(exc, Refused) and exc.status == 404:
+                    return None
+                reason = exc
+            await asyncio.sleep(0.2 * 2**attempt)
+        _log.warning("container %s is left over: %s", container.id[:12], reason)
+        return None
+
+    async def sweep(self, *labels: str, abandoned: Callable[[Mapping[str, str]], bool] = lambda _: True) -> None:
+        """Remove the containers that have all `labels` (`name` or `name=value`) and whose labels are `abandoned`."""
+        filters = json.dumps({"label": labels})
+        for container in await self.ask(lambda docker: docker.containers.list(all=True, filters=filters)):
+            if abandoned(container["Labels"]):
+                await self.remove(container)
+
+    async def was_killed(self, container: "DockerContainer") -> bool:
+        """Whether somebody told the engine to stop or kill a container that has ended."""
+        started_at = (await self.ask(lambda _: container.show()))["State"]["StartedAt"]
+        return await self.ask(lambda docker: _find_kill(docker, container.id, started_at))
+
+    async def aclose(self) -> None:
+        """Close the connection. Idempotent."""
+        docker, self._docker = self._docker, None
+        if docker is not None:
+            await docker.close()
+        if self._connector is not None:
+            await self._connector.close()
+
+    async def _open(self) -> "Docker":
+        async with self._opening:
+            if self._docker is None:
+                with self.translating():
+                    async with asyncio.timeout(self._call_s):
+                        self._docker = await self._connect()
+            return self._docker
+
+    async def _connect(self) -> "Docker":
+        import aiodocker
+        import aiohttp
+
+        try:
+            docker = aiodocker.Docker(url=self._host)
+        except AssertionError as exc:
+            raise ExecutorUnavailable("no container engine is to be found on this node; set DOCKER_HOST") from exc
+        except ValueError as exc:
+            raise ExecutorUnavailable(f"the container engine's address {self._host!r} is wrong: {exc}") from exc
+        if isinstance(docker.connector, aiohttp.UnixConnector):
+            # A run holds two connections and needs a third to be removed: no limit on them, where aiohttp has 100.
+            self._host = f"unix://{docker.connector.path}"
+            self._connector = aiohttp.UnixConnector(docker.connector.path, limit=0)
+            await docker.close()
+            docker = aiodocker.Docker(url="unix://localhost", connector=self._connector)
+        try:
+            info = await docker.system.info()
+            _insist_on_limits(info)
+            self.cpus = float(info["NCPU"])
+        except BaseException:
+            await docker.close()
+            raise
+        return docker
+
+    def _away(self, text: str) -> UlosError:
+        return ExecutorUnavailable(text) if self._docker is None else EngineFault(text)
+
+
+def _insist_on_limits(info: Mapping[str, Any]) -> None:
+    limits = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "processor time"}
+    if missing := [name for key, name in limits.items() if not info.get(key, False)]:
+        raise ExecutorUnavailable(
+            f"the container engine cannot limit {' and '.join(missing)}; untrusted code does not run on it"
+        )
+
+
+async def _find_kill(docker: "Docker", container_id: str, started_at: str) -> bool:
+    """Whether a `kill` stands before the `die` in the engine's record of a container; stops and removals kill too."""
+    from aiodocker.events import DockerEvents
+
+    # One of its own: the client's knows a single query at a time. It has no types.
+    events: Any = DockerEvents(docker)  # type: ignore[no-untyped-call]
+    since = str(datetime.fromisoformat(started_at).timestamp())
+    filters = json.dumps({"container": [container_id], "event": ["kill", "die"]})
+    received = events.subscribe(since=since, filters=filters)
+    try:
+        event = await received.get()
+        if event is None:
+            raise EngineFault("the engine broke off its list of events")
+        return bool(event["Action"] == "kill")
+    finally:
+        await events.stop()

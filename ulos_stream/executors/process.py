@@ -1,0 +1,110 @@
+"""Executors that are commands on the node itself: lab equipment, drivers, trusted checkers."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+import signal
+from asyncio.subprocess import DEVNULL, Process
+from pathlib import Path
+from typing import BinaryIO
+
+from ulos_stream.errors import ExecutorUnavailable, NodeFault
+from ulos_stream.executors import Job, Output, finish
+from ulos_stream.executors.descriptor import ProcessDescriptor
+from ulos_stream.executors.verdict import discard_verdict, judge
+from ulos_stream.tasks import Verdict
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where programs are found, and the PATH they see, unless the descriptor sets another."""
+BLOCK_BYTES = 64 * 1024
+"""Read at once: what a pipe holds."""
+DRAIN_S = 1.0
+"""Seconds for the rest of the output once the group is dead; a process that left the group may hold the pipe."""
+NOT_STARTABLE = {errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.EPERM}
+
+
+class ProcessExecutor:
+    """Runs a command in a session and process group of its own, in the job's directory.
+
+    The group is killed when the command ends, whatever way it ends. A program that starts a
+    session of its own leaves the group and is out of reach: run such ones in a container.
+
+    Args:
+        descriptor: What to run.
+        folder: Where the descriptor lies; a relative program path starts there.
+    """
+
+    def __init__(self, descriptor: ProcessDescriptor, folder: Path) -> None:
+        program, *self._arguments = descriptor.command
+        self._program = str(folder.absolute() / program) if "/" in program else program
+        self._descriptor = descriptor
+
+    @property
+    def output_limit_bytes(self) -> int:
+        return self._descriptor.sandbox.output_mib * 1024 * 1024
+
+    async def run(self, job: Job) -> Verdict:
+        await finish(asyncio.to_thread(discard_verdict, self._descriptor, job.directory))
+        # A pipe of our own: with asyncio's, waiting for the process waits for its grandchildren too.
+        readable, writable = os.pipe()
+        copying = asyncio.create_task(_copy(os.fdopen(readable, "rb", 0), job.output))
+        starting = asyncio.create_task(self._start(job.directory, writable))
+        try:
+            process = await asyncio.shield(starting)
+            exit_code = await process.wait()
+        finally:
+            await finish(_end(starting, copying))
+        if not copying.cancelled():
+            copying.result()  # raises what kept the output from being written
+        return judge(self._descriptor, exit_code, job.directory)
+
+    async def check(self) -> str | None:
+        if shutil.which(self._program, path=self._descriptor.environment.get("PATH", PATH)):
+            return None
+        return f"the program {self._program!r} is not on this node, or is not executable"
+
+    async def _start(self, directory: Path, output: int) -> Process:
+        environment = {"PATH": PATH, "HOME": str(directory), "LANG": "C.UTF-8", **self._descriptor.environment}
+        try:
+            return await asyncio.create_subprocess_exec(
+                self._program,
+                *self._arguments,
+                cwd=directory,
+                env=environment,
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        except OSError as exc:
+            if exc.errno in NOT_STARTABLE:
+                raise ExecutorUnavailable(f"cannot start {self._program!r}: {exc.strerror}") from exc
+            raise NodeFault(f"cannot start a process: {exc.strerror}") from exc
+        finally:
+            os.close(output)
+
+
+async def _copy(pipe: BinaryIO, output: Output) -> None:
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        while block := await reader.read(BLOCK_BYTES):
+            output.write(block)
+    finally:
+        transport.close()
+
+
+async def _end(starting: "asyncio.Task[Process]", copying: "asyncio.Task[None]") -> None:
+    """Kill what is left of the group, reap the process, and read the rest of the output."""
+    await asyncio.wait([starting])
+    if starting.exception() is None:
+        process = starting.result()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    await asyncio.wait([copying], timeout=DRAIN_S)
+    copying.cancel()
+    await asyncio.gather(copying, return_exceptions=True)

@@ -1,0 +1,189 @@
+"""Which executor runs a stage: a read-only mapping from routing keys, built once at start."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Literal
+
+from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
+from ulos_stream.executors import Executor
+from ulos_stream.executors.container import ContainerExecutor
+from ulos_stream.executors.descriptor import ContainerDescriptor, Descriptor, read_descriptor
+from ulos_stream.executors.engine import Engine
+from ulos_stream.executors.inline import MOCK_PREFIX, MOCK_VERDICTS, InlineExecutor, Mock
+from ulos_stream.executors.process import ProcessExecutor
+from ulos_stream.tasks import Verdict
+
+ENTRY_POINTS = "ulos.executors"
+"""Group of the Python entry points: the name is the routing key, the object an `async def f(job)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One executor and the routing keys that it claims."""
+
+    key: str
+    is_prefix: bool
+    """Claims every key that starts with `key`, unless a longer prefix or the whole key is claimed."""
+    kind: Literal["mock", "inline", "process", "container"]
+    origin: str
+    """Where it comes from, for people: a file, or a Python object."""
+    description: str
+    executor: Executor
+
+
+class Registry:
+    """Finds executors by routing key. Iterating gives the entries in the order they were found.
+
+    Args:
+        entries: No two of them claim the same key, or the same prefix.
+        engine: What the containers among them run on.
+    """
+
+    def __init__(self, entries: Sequence[Entry], engine: Engine) -> None:
+        self._entries = tuple(entries)
+        self._exact = {entry.key: entry for entry in entries if not entry.is_prefix}
+        prefixes = (entry for entry in entries if entry.is_prefix)
+        self._prefixes = sorted(prefixes, key=lambda entry: len(entry.key), reverse=True)
+        self._engine = engine
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, routing_key: str) -> Executor:
+        """The executor of a routing key: who claims it exactly, else the longest prefix of it.
+
+        Raises:
+            UnknownExecutor: Nobody claims it.
+        """
+        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
+        if entry := self._exact.get(routing_key) or next(claims, None):
+            return entry.executor
+        raise UnknownExecutor(f"no executor claims the routing key {routing_key!r}; this node knows {len(self)}")
+
+    async def check(self, required: Collection[str] = ()) -> dict[str, str]:
+        """Which executors cannot run on this node now, and why, by key.
+
+        Args:
+            required: Routing keys whose executors must be able to run.
+
+        Raises:
+            Fault: A required one cannot run now.
+            ConfigurationError: A required key is claimed by nobody.
+        """
+        try:
+            insisted = {key: self.find(key) for key in required}
+        except UnknownExecutor as exc:
+            raise ConfigurationError(f"a required executor is missing: {exc}") from exc
+        reasons = await asyncio.gather(*(entry.executor.check() for entry in self))
+        broken = {entry.executor: reason for entry, reason in zip(self, reasons, strict=True) if reason}
+        if waiting := [f"{key}: {broken[executor]}" for key, executor in insisted.items() if executor in broken]:
+            raise Fault(f"a required executor cannot run: {'; '.join(waiting)}")
+        return {entry.key: broken[entry.executor] for entry in self if entry.executor in broken}
+
+    async def sweep(self, abandoned: Callable[[str], bool]) -> None:
+        """Remove the containers of other nodes that are `abandoned`: told a node's name, it says so.
+
+        Raises:
+            EngineFault: The container engine is away.
+            ExecutorUnavailable: There is none on this node.
+        """
+        await self._engine.sweep("ulos.node", abandoned=lambda labels: abandoned(labels["ulos.node"]))
+
+    async def aclose(self) -> None:
+        """Close the connection to the container engine. Idempotent."""
+        await self._engine.aclose()
+
+
+def shipped_executors() -> tuple[Path, ...]:
+    """Where the descriptors that come with this package are: in the wheel, or in the checkout."""
+    package = Path(__file__).parent.parent
+    places = (package / "_shipped" / "executors", package.parent / "executors")
+    return tuple(place for place in places if place.is_dir())[:1]
+
+
+def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, docker_host: str | None) -> Registry:
+    """Find every executor: the mocks, the entry points of installed packages, the descriptors in `paths`.
+
+    Args:
+        paths: Folders with an `executor.toml` in each subfolder.
+        mock_delay_s: Seconds that a mock waits.
+        node: Name of this node, for the labels of its containers.
+        docker_host: Address of the container engine; None: where Docker's own client looks.
+
+    Raises:
+        ConfigurationError: One line for each mistake in all of them.
+    """
+    engine = Engine(docker_host, node)
+    mistakes: list[str] = []
+    entries = [*_mocks(mock_delay_s), *_installed(mistakes), *_described(paths, engine, mistakes)]
+    claims: dict[tuple[str, bool], Entry] = {}
+    for entry in entries:
+        first = claims.setdefault((entry.key, entry.is_prefix), entry)
+        if first is not entry:
+            name = "routing_key_prefix" if entry.is_prefix else "routing_key"
+            mistakes.append(f"{entry.origin}: {name}: {entry.key!r} is claimed by {first.origin} too; change one")
+    if mistakes:
+        raise ConfigurationError(*mistakes)
+    return Registry(entries, engine)
+
+
+def _mocks(delay_s: float) -> Iterator[Entry]:
+    for key, verdict in MOCK_VERDICTS.items():
+        mock = InlineExecutor(Mock(verdict, delay_s))
+        yield Entry(key, False, "mock", "built in", f"a mock: {verdict or 'crash'}", mock)
+    passing = InlineExecutor(Mock(Verdict.PASS, delay_s))
+    yield Entry(MOCK_PREFIX, True, "mock", "built in", f"a mock: {Verdict.PASS}", passing)
+
+
+def _installed(mistakes: list[str]) -> Iterator[Entry]:
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: (point.name, point.value)):
+        package = point.dist.name if point.dist else "?"
+        origin = f"{package}, entry point {point.name} = {point.value}"
+        try:
+            entry = _load(point, origin)
+        except (Exception, SystemExit) as exc:  # a foreign package may raise anything on import
+            mistakes.append(f"{origin}: cannot be loaded ({type(exc).__name__}: {exc}); repair or uninstall {package}")
+            continue
+        if entry is None:
+            mistakes.append(f"{origin}: is no async function; make it an `async def f(job)`")
+        else:
+            yield entry
+
+
+def _load(point: EntryPoint, origin: str) -> Entry | None:
+    function = point.load()
+    if not inspect.iscoroutinefunction(function):
+        return None
+    description = (inspect.getdoc(function) or "").partition("\n")[0]
+    return Entry(point.name, False, "inline", origin, description, InlineExecutor(function))
+
+
+def _described(paths: Sequence[Path], engine: Engine, mistakes: list[str]) -> Iterator[Entry]:
+    for path in paths:
+        if not path.is_dir():
+            mistakes.append(f"{path}: is no directory; make it, or take it out of the executors' path")
+        elif (path / "executor.toml").exists():
+            mistakes.append(f"{path}: is itself an executor's folder; give the folder that holds it")
+        for file in sorted(path.glob("*/executor.toml")):
+            try:
+                yield _describe(read_descriptor(file), file, engine)
+            except ConfigurationError as exc:
+                mistakes.extend(exc.mistakes)
+
+
+def _describe(descriptor: Descriptor, file: Path, engine: Engine) -> Entry:
+    executor: Executor
+    if isinstance(descriptor, ContainerDescriptor):
+        executor = ContainerExecutor(descriptor, file.parent, engine)
+    else:
+        executor = ProcessExecutor(descriptor, file.parent)
+    exact, prefix = descriptor.routing_key, descriptor.routing_key_prefix
+    key = exact if exact is not None else prefix or ""
+    return Entry(key, exact is None, descriptor.kind, str(file), descriptor.description, executor)

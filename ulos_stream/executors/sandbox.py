@@ -1,0 +1,83 @@
+"""What the engine is told about a container: everything that holds untrusted code."""
+
+import os
+from typing import Any
+
+from ulos_stream.executors import Job
+from ulos_stream.executors.descriptor import ContainerDescriptor, Sandbox
+
+UNPRIVILEGED = 65532
+"""User and group of a run when the node is root: `nonroot` in distroless images, and nobody else's."""
+MAX_OPEN_FILES = 4096
+"""A browser needs more than the usual 1,024."""
+TMPFS_INODES = 16_384
+NEEDLESS_CAPABILITIES = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"]
+"""Those of Docker's default ones that no job needs: with the host's network, raw sockets overhear it."""
+MIB = 1024 * 1024
+
+
+def owner(sandbox: Sandbox) -> tuple[int, int] | None:
+    """User and group id that a run has, and its directory must have; None: whatever the image says."""
+    if sandbox.user == "image":
+        return None
+    if sandbox.user == "node":
+        return (os.getuid(), os.getgid()) if os.getuid() else (UNPRIVILEGED, UNPRIVILEGED)
+    uid, _, gid = sandbox.user.partition(":")
+    return int(uid), int(gid)
+
+
+def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus: float) -> dict[str, Any]:
+    """The body of the engine's `POST /containers/create` (Docker Engine API 1.41).
+
+    Args:
+        descriptor: What runs and within which limits.
+        job: Its directory is the only thing of the node that the container sees.
+        node: Name of the node, for the label.
+        cpus: Cores that the engine has; it refuses to promise more.
+    """
+    sandbox = descriptor.sandbox
+    environment = descriptor.environment
+    config: dict[str, Any] = {
+        "Image": descriptor.image,
+        "Cmd": descriptor.command,
+        "Labels": {"ulos.node": node, "ulos.task": job.task_id, "ulos.message": job.message_id},
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": _host_config(descriptor, job, cpus),
+    }
+    if owns := owner(sandbox):
+        config["User"] = "{}:{}".format(*owns)
+        environment = {"HOME": "/tmp", **environment}  # noqa: S108 (the ids have no home in the image)
+    if descriptor.working_dir:
+        config["WorkingDir"] = descriptor.working_dir
+    config["Env"] = [f"{name}={value}" for name, value in environment.items()]
+    return config
+
+
+def _host_config(descriptor: ContainerDescriptor, job: Job, cpus: float) -> dict[str, Any]:
+    sandbox = descriptor.sandbox
+    fixed = {"nofile": MAX_OPEN_FILES, "core": 0, "fsize": sandbox.disk_mib * MIB}
+    size = sandbox.tmpfs_mib * MIB
+    tmpfs = f"rw,noexec,nosuid,nodev,size={size},nr_inodes={TMPFS_INODES},mode=1777"
+    if owns := owner(sandbox):
+        tmpfs += ",uid={},gid={}".format(*owns)  # the mode is the image's own where it has a /tmp
+    return {
+        # A bind mount by `Mounts` fails if its source is missing; `Binds` would make it, as root.
+        "Mounts": [{"Type": "bind", "Source": str(job.directory.absolute()), "Target": descriptor.mount}],
+        "AutoRemove": False,  # with it, a wait that comes late finds no exit code
+        "CapDrop": NEEDLESS_CAPABILITIES if sandbox.user == "image" else ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": sandbox.read_only,
+        "Tmpfs": {"/tmp": tmpfs} if sandbox.read_only else {},  # noqa: S108 (in the container)
+        "NetworkMode": sandbox.network,
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "PidsLimit": sandbox.pids,
+        "Memory": sandbox.memory_mib * MIB,
+        "MemorySwap": sandbox.memory_mib * MIB,  # memory and swap together: no swap
+        "NanoCpus": int(min(sandbox.cpus, cpus) * 1e9),
+        "ShmSize": size,
+        "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in fixed.items()],
+        "Init": True,
+        "LogConfig": {"Type": "none"},  # the output is read from the attached stream
+        "RestartPolicy": {"Name": "no"},
+    }

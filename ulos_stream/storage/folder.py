@@ -1,0 +1,99 @@
+"""Artifacts in a local or mounted folder. Blocking work runs in threads."""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+
+BLOCK_BYTES = 256 * 1024
+NAME_BYTES = 255
+"""The longest file name that Linux file systems take."""
+
+
+def temporary_name(path: str, message_id: str) -> str:
+    """A new name beside `path` under which the stage of `message_id` stores its result before the rename."""
+    folder, _, name = path.rpartition("/")
+    mark = f".ulos-{hashlib.sha256(message_id.encode()).hexdigest()[:16]}-{secrets.token_hex(4)}.tmp"
+    return f"{folder}/{name.encode()[: NAME_BYTES - len(mark)].decode(errors='ignore')}{mark}"
+
+
+class FolderStorage:
+    """Keeps the artifact `/a/b.zip` in the file `a/b.zip` under `root`.
+
+    Args:
+        root: The folder. Nothing outside it is read or written, not even through a symbolic link.
+        max_bytes: The largest artifact that is downloaded.
+    """
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._root = root
+        self._max_bytes = max_bytes
+
+    async def check(self) -> None:
+        await self._in_thread(f"check of {self._root}", lambda stop: os.scandir(self._root).close())
+
+    async def download(self, path: str, target: Path) -> None:
+        def copy(stop: threading.Event) -> None:
+            source = self._inside(path)
+            if not source.is_file():
+                os.stat(self._root)  # without its root the storage is away, and the artifact is not to blame
+                raise ArtifactMissing(f"there is no {path!r} in {self._root}")
+            with source.open("rb") as reader, target.open("wb") as writer:
+                if (size := os.fstat(reader.fileno()).st_size) > self._max_bytes:
+                    raise ArchiveRejected(f"{path!r} has {size} bytes, and {self._max_bytes} are allowed")
+                count = 0
+                while count <= size and not stop.is_set() and (block := reader.read(BLOCK_BYTES)):
+                    count += writer.write(block)
+            if count != size:
+                raise OSError(f"{count} bytes came, and {size} were announced")
+
+        await self._in_thread(f"download of {path!r} from {self._root}", copy)
+
+    async def upload(self, source: Path, path: str, *, message_id: str) -> None:
+        def replace(stop: threading.Event) -> None:
+            folder, name = os.path.split(temporary_name(path, message_id))
+            temporary = self._inside(folder) / name
+            try:
+                with source.open("rb") as reader, temporary.open("xb") as writer:
+                    while not stop.is_set() and (block := reader.read(BLOCK_BYTES)):
+                        writer.write(block)
+                    writer.flush()
+                    os.fsync(writer.fileno())
+                    if writer.tell() != os.fstat(reader.fileno()).st_size:
+                        raise OSError(f"{source} changed meanwhile, or the upload was cancelled")
+                if not stop.is_set():
+                    temporary.replace(temporary.with_name(path.rpartition("/")[2]))
+            finally:
+                with contextlib.suppress(OSError):
+                    temporary.unlink()
+
+        await self._in_thread(f"upload of {path!r} to {self._root}", replace)
+
+    async def aclose(self) -> None:
+        """Nothing is open between calls."""
+
+    def _inside(self, path: str) -> Path:
+        root = os.path.realpath(self._root)
+        try:
+            found = Path(os.path.realpath(os.path.join(root, path.lstrip("/"))))
+        except ValueError as exc:  # a NUL, or no UTF-8
+            raise ArtifactMissing(f"{path!r} can be no file name") from exc
+        if not found.is_relative_to(root):
+            raise ArtifactMissing(f"{path!r} leads out of {self._root}")
+        return found
+
+    async def _in_thread(self, doing: str, work: Callable[[threading.Event], None]) -> None:
+        """Run `work` in a thread; when this task is cancelled, tell it to stop before it takes effect."""
+        stop = threading.Event()
+        try:
+            await asyncio.to_thread(work, stop)
+        except OSError as exc:
+            raise StorageFault(f"{doing} failed: {exc}") from exc
+        finally:
+            stop.set()

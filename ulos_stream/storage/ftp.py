@@ -1,0 +1,233 @@
+"""Artifacts on an FTP server, plain or with explicit TLS, over a pool of kept connections.
+
+aioftp keeps the control connections. Data connections are opened here: its own streams begin TLS
+before they send the command, vsftpd after it has the command, and both would wait for ever.
+"""
+
+import asyncio
+import contextlib
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import aioftp
+from aioftp.common import SSLSessionBoundContext
+from pydantic import SecretStr
+
+from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.storage.folder import BLOCK_BYTES, temporary_name
+
+TIDY_S = 5.0
+"""Longest time for removing what a broken upload left, in seconds."""
+
+
+@dataclass(kw_only=True, eq=False)
+class FtpStorage:
+    """A pool of logged-in FTP clients, each lent to one operation at a time.
+
+    A client whose operation failed is closed: it may be out of step with its server. One that
+    the server closed while it was idle is replaced silently, once in an operation.
+    """
+
+    host: str
+    """Name or address of the server; the name its certificate must bear."""
+    port: int
+    username: str
+    password: SecretStr
+    tls: ssl.SSLContext | None
+    """For explicit TLS (AUTH TLS) on control and data connections; None for plain FTP."""
+    connections: int
+    """The most clients open at once."""
+    timeout_s: float
+    """Limit of an operation as a whole, the wait for a free client included, in seconds."""
+    max_bytes: int
+    """The largest artifact that is downloaded."""
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.connections)
+        self._idle: list[_Client] = []
+        self._tidying: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def check(self) -> None:
+        await self._run("check", lambda client: client.ask("NOOP", "2xx"))
+
+    async def download(self, path: str, target: Path) -> None:
+        async def fetch(client: _Client) -> None:
+            try:
+                size = await client.size(path)
+                if size > self.max_bytes:
+                    raise ArchiveRejected(f"{path!r} has {size} bytes, and {self.max_bytes} are allowed")
+                count = 0
+                with target.open("wb") as file:
+                    async with client.data(f"RETR {path}") as (reader, _):
+                        while count <= size and (block := await reader.read(BLOCK_BYTES)):
+                            count += file.write(block)
+                if count != size:  # the server may have reported success all the same
+                    raise _Unusable(f"{count} bytes came, and {size} were announced")
+            except _Missing as exc:
+                raise ArtifactMissing(f"there is no {path!r} on {self.host}:{self.port}: {exc}") from exc
+
+        await self._run(f"download of {path!r}", fetch)
+
+    async def upload(self, source: Path, path: str, *, message_id: str) -> None:
+        temporary = temporary_name(path, message_id)
+        begun = False
+
+        async def replace(client: _Client) -> None:
+            nonlocal begun
+            begun = True
+            with source.open("rb") as file:
+                async with client.data(f"STOR {temporary}") as (_, writer):
+                    # When the server breaks off, its reply on the control connection says why.
+                    with contextlib.suppress(ConnectionError):
+                        while not writer.is_closing() and (block := file.read(BLOCK_BYTES)):
+                            writer.write(block)
+                            await writer.drain()
+                size = os.fstat(file.fileno()).st_size
+            if (stored := await client.size(temporary)) != size:
+                raise _Unusable(f"{stored} of {size} bytes arrived")
+            await client.ask(f"RNFR {temporary}", "350")
+            await client.ask(f"RNTO {path}", "2xx")
+
+        try:
+            await self._run(f"upload of {path!r}", replace)
+        except BaseException:
+            if begun:
+                tidying = asyncio.create_task(self._remove(temporary))
+                self._tidying.add(tidying)
+                tidying.add_done_callback(self._tidying.discard)
+                await asyncio.shield(tidying)
+            raise
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._tidying:
+            await asyncio.wait(self._tidying)
+        self._close_idle()
+
+    async def _remove(self, temporary: str) -> None:
+        self._close_idle()  # a new connection gives the server time to notice that the old one is gone
+        with contextlib.suppress(StorageFault):
+            await self._run("removal", lambda client: client.ask(f"DELE {temporary}", "2xx"), limit_s=TIDY_S)
+
+    async def _run(
+        self, doing: str, operation: Callable[["_Client"], Awaitable[object]], limit_s: float = float("inf")
+    ) -> None:
+        """Lend a client to `operation`; translate what goes wrong."""
+        try:
+            async with asyncio.timeout(min(self.timeout_s, limit_s)), self._slots:
+                if self._idle:
+                    client = self._idle.pop()
+                    client.answered = False
+                    try:
+                        return await self._lend(client, operation)
+                    except (OSError, aioftp.StatusCodeError):
+                        if client.answered:
+                            raise
+                return await self._lend(await self._connect(), operation)
+        except (OSError, ValueError, LookupError, aioftp.AIOFTPException, _Unusable) as exc:
+            if isinstance(exc, OSError):
+                self._close_idle()  # what broke this connection may have broken them all
+            raise StorageFault(f"{doing} on {self.host}:{self.port} failed: {_reason(exc)}") from exc
+
+    async def _lend(self, client: "_Client", operation: Callable[["_Client"], Awaitable[object]]) -> None:
+        try:
+            await operation(client)
+        except BaseException:
+            client.close()
+            raise
+        self._idle.append(client)
+        if self._closed:
+            self._close_idle()
+
+    async def _connect(self) -> "_Client":
+        client = _Client(aioftp.Client())
+        try:
+            await client.ftp.connect(self.host, self.port)
+            if self.tls:
+                await client.ftp.upgrade_to_tls(self.tls)
+            await client.ftp.login(self.username, self.password.get_secret_value())
+            await client.ask("TYPE I", "200")
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+
+class _Client:
+    """A control connection. `answered`: since it was last lent, the server has spoken on it."""
+
+    def __init__(self, ftp: aioftp.Client) -> None:
+        self.ftp = ftp
+        self.answered = False
+        self._passive = "EPSV"
+
+    async def ask(self, command: str | None, *expected: str) -> tuple[str, str]:
+        """Send `command`, if any; return code and text of the reply."""
+        try:
+            code, lines = await self.ftp.command(command, expected)
+        except aioftp.StatusCodeError as exc:
+            self.answered |= "421" not in exc.received_codes
+            if command and "550" in exc.received_codes:
+                raise _Missing(_reason(exc)) from exc
+            raise
+        self.answered = True
+        return code, lines[-1].strip()
+
+    async def size(self, path: str) -> int:
+        code, text = await self.ask(f"SIZE {path}", "213", "500", "502")
+        if code != "213":
+            raise _Unusable("the server does not implement SIZE, without which no transfer can be trusted")
+        return int(text)
+
+    @contextlib.asynccontextmanager
+    async def data(self, command: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """Open a data connection for `command`; at its end the server must report success."""
+        code, text = await self.ask(self._passive, "227", "229", "50x")
+        if code[:2] == "50":
+            self._passive = "PASV"
+            code, text = await self.ask(self._passive, "227")
+        port = (self.ftp.parse_pasv_response if code == "227" else self.ftp.parse_epsv_response)(text)[1]
+        control = self.ftp.stream.writer
+        # To the peer of the control connection: the address in a PASV reply is wrong behind NAT, and may be forged.
+        reader, writer = await asyncio.open_connection(control.get_extra_info("peername")[0], port)
+        try:
+            await self.ask(command, "1xx")
+            if tls := control.get_extra_info("ssl_object"):  # resumed: servers take that as proof of the same client
+                context = SSLSessionBoundContext(ssl.PROTOCOL_TLS_CLIENT, tls.context, tls.session)
+                await writer.start_tls(context, server_hostname=self.ftp.server_host)
+            yield reader, writer
+            writer.close()
+            await self.ask(None, "2xx")
+        except BaseException:
+            writer.transport.abort()
+            raise
+
+    def close(self) -> None:
+        with contextlib.suppress(ConnectionError):  # never opened
+            self.ftp.stream.writer.transport.abort()
+
+
+class _Unusable(Exception):
+    """The server kept to the protocol, and still its answer is worth nothing."""
+
+
+class _Missing(_Unusable):
+    """It has no such file, or does not give it to us (FTP does not tell these apart)."""
+
+
+def _reason(exc: Exception) -> str:
+    """One line, even if the error has no text or several lines."""
+    text = str(exc)
+    if isinstance(exc, aioftp.StatusCodeError):
+        text = f"the server said {exc.received_codes[-1]} {''.join(exc.info[-1:])}"
+    elif isinstance(exc, OSError) and not text:
+        text = "it took too long" if isinstance(exc, TimeoutError) else "the server closed the connection"
+    return " ".join(text.split())
