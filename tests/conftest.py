@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import uuid
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -38,16 +38,19 @@ def pyftpd_server() -> Iterator[FtpServer]:
         yield server
 
 
-@pytest.fixture(params=["vsftpd", "pyftpdlib"])
-def ftp_server(request: pytest.FixtureRequest) -> FtpServer:
-    """Tests that use it run against both."""
-    name = "vsftpd_server" if request.param == "vsftpd" else "pyftpd_server"
-    server: FtpServer = request.getfixturevalue(name)
-    return server
+@pytest.fixture(params=["vsftpd_server", "pyftpd_server"], ids=["vsftpd", "pyftpdlib"])
+def ftp_server(request: pytest.FixtureRequest) -> Iterator[FtpServer]:
+    """Tests that use it run against both, each on an empty server; they may stop it."""
+    server: FtpServer = request.getfixturevalue(request.param)
+    yield server
+    server.stop()
+    for left in server.root.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    server.start()
 
 
 @pytest.fixture(scope="session")
 def docker() -> str:
-    """A container engine that answers; the name of an image on it whose `run` passes and says hello."""
+    """A container engine that answers; the name of an image on it whose `run` says hello."""
     with required():
-        return lab.local_image(f"ulos-test-{uuid.uuid4().hex[:8]}", "echo hello\n")
+        return lab.local_image("ulos-test/hello", "echo hello\n")

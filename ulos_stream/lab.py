@@ -1,92 +1,154 @@
-"""A private RabbitMQ and FTP servers, thrown away afterwards: for `ulos demo` and the tests.
+"""A private RabbitMQ and FTP servers, thrown away afterwards: for `ulos demo`, `ulos dev` and the tests.
 
-Everything listens on free ports of the loopback interface, keeps its data in a temporary
-directory and ends with the process that started it, even if that one is killed.
+Plain blocking code. Everything listens on the loopback interface only, keeps its data in a
+temporary directory, and ends with the process that started it, even when that is killed (only
+then the directory stays).
 """
 
 import contextlib
+import hashlib
+import io
 import json
 import os
-import shlex
+import re
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 from ulos_stream.errors import UlosError
 
-START_S = 60.0
-"""Seconds within which a server must answer: RabbitMQ takes 3 to 6, more on a busy machine."""
-WATCHED = "(read _ <&3; kill -9 0) & "
-"""Begins a shell command: when the pipe at descriptor 3 closes, its whole process group dies."""
-BROKER_IMAGE = "rabbitmq:4-management"
+HOST = "127.0.0.1"
+USERNAME = "ulos"
 PASSWORD = "lab"  # noqa: S105 (of servers that only this machine can reach)
+BROKER_IMAGE = "rabbitmq:4-management"
+START_S = 60.0
+"""Seconds within which a server must answer: RabbitMQ takes 4 to 6, longer on a busy machine."""
+GUARDED = 'exec 3<&0; (read _ <&3; kill -9 0) & exec "$@" </dev/null 3<&-'
+"""Runs a command in a process group that kills itself when the pipe at its standard input closes."""
+NODE = 'epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 & exec "$0"'
+"""Runs an Erlang node and its own name service in one process group."""
 
 
 class ServiceMissing(UlosError):
-    """A program that the lab needs is not installed; the text names the command that installs it."""
+    """A program that the lab needs is not there; the text says which, and the command that installs it."""
+
+
+class ServiceFailed(UlosError):
+    """A server ended, or said nothing, before it was up; the text ends with its last words."""
+
+
+class Certificate(Protocol):
+    """A server's certificate with its private key, such as a `trustme.LeafCert`."""
+
+    @property
+    def private_key_and_cert_chain_pem(self) -> "Pem":
+        """Key and chain in one PEM."""
+
+
+class Pem(Protocol):
+    """Text in PEM, as `trustme.Blob` holds it."""
+
+    def bytes(self) -> bytes:
+        """The text."""
 
 
 @dataclass
-class Service:
-    """A server process on a port of its own."""
+class Server:
+    """A program that listens on a port: how to run it, how to tell that it is up, how to end it."""
 
-    host: str
-    port: int
-    username: str
-    password: str
+    command: list[str]
     directory: Path
-    """Its configuration and data."""
-    _process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+    port: int
+    hello: bytes
+    answer: bytes
+    """How the server's reply to `hello` begins."""
+    environment: dict[str, str] = field(repr=False)
+    kill_command: list[str] = field(default_factory=list)
+    """What ends it at once where killing `command` is not enough."""
+    process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Run it, and return when it answers.
+
+        Raises:
+            ServiceFailed: It ended first, or did not answer in time.
+        """
+        log = self.directory / "output.log"
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", GUARDED, "sh", *self.command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.directory,
+                env=self.environment,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
+        try:
+            while not self._answers():
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    tail = log.read_text(errors="replace")[-2000:].strip()
+                    raise ServiceFailed(f"{self.command[-1]} did not come up on port {self.port}:\n{tail}")
+                time.sleep(0.02)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ask it to end, and wait until it has."""
+        if self.process is not None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(START_S)
+        self.kill()
 
     def kill(self) -> None:
-        """End it and its children at once, as a power cut would."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        """End it and everything below it at once, as a power cut would."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        if self.kill_command:
+            subprocess.run(self.kill_command, capture_output=True, check=False)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGSTOP)  # so that nothing is born while we look
+            for pid in _descendants(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
-    def _run(self, command: str, environment: dict[str, str], log: IO[bytes]) -> None:
-        """Run a shell command in a process group that ends with this process."""
-        self._process = subprocess.Popen(
-            ["sh", "-c", f"exec 3<&0; {WATCHED}exec 3<&-; {command}"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            cwd=self.directory,
-            start_new_session=True,
-        )
-
-    def _await(self, hello: bytes, answer: bytes) -> None:
-        """Return when the server answers `hello` with something that begins with `answer`."""
-        deadline = time.monotonic() + START_S
-        while not self._answers(hello, answer):
-            ended = self._process is None or self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                self.kill()
-                log = (self.directory / "log.txt").read_text(errors="replace")
-                raise RuntimeError(f"{type(self).__name__} on port {self.port} did not start:\n{log[-2000:]}")
-            time.sleep(0.02)
-
-    def _answers(self, hello: bytes, answer: bytes) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=2) as probe:
-            probe.sendall(hello)
-            return probe.recv(64).startswith(answer)
+    def _answers(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=2) as client:
+            client.sendall(self.hello)
+            return client.recv(len(self.answer)) == self.answer
         return False
 
 
 @dataclass
-class Broker(Service):
-    """A RabbitMQ node."""
+class Broker:
+    """A RabbitMQ with one user, who may do everything."""
+
+    host: str
+    port: int
+    username: str
+    password: str = field(repr=False)
+    directory: Path
+    """Its configuration, data and log."""
+    server: Server = field(repr=False)
 
     @property
     def url(self) -> str:
@@ -94,234 +156,208 @@ class Broker(Service):
         return f"amqp://{self.username}:{self.password}@{self.host}:{self.port}/"
 
     def start(self) -> None:
-        """Start it, or start it again on the same port and data; returns when it speaks AMQP."""
-        [script] = _server_scripts()[:1]
-        (self.directory / "rabbitmq.conf").write_text(
-            f"listeners.tcp.1 = {self.host}:{self.port}\n"
-            f"default_user = {self.username}\ndefault_pass = {self.password}\n"
-            "disk_free_limit.absolute = 1MB\nlog.console = true\nlog.file = false\n"
-        )
-        (self.directory / "enabled_plugins").write_text("[].")
-        (self.directory / "env.conf").touch()
-        cookie = self.directory / ".erlang.cookie"
-        if not cookie.exists():
-            cookie.write_text(os.urandom(16).hex())
-            cookie.chmod(0o600)
-        epmd_port = _free_port()
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.directory),
-            "RABBITMQ_NODENAME": f"lab{self.port}@localhost",
-            "RABBITMQ_CONFIG_FILE": str(self.directory / "rabbitmq"),
-            "RABBITMQ_CONF_ENV_FILE": str(self.directory / "env.conf"),
-            "RABBITMQ_MNESIA_BASE": str(self.directory / "data"),
-            "RABBITMQ_LOG_BASE": str(self.directory / "log"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.directory / "enabled_plugins"),
-            "RABBITMQ_DIST_PORT": str(_free_port()),
-            "ERL_EPMD_PORT": str(epmd_port),
-            "ERL_EPMD_ADDRESS": self.host,
-            "ERL_FLAGS": "-start_epmd false",
-        }
-        with (self.directory / "log.txt").open("ab") as log:
-            # The server and its name service share one process group, and so one end.
-            epmd = f"{shlex.quote(_epmd())} -port {epmd_port} -address {self.host} & "
-            self._run(f"{epmd}exec {shlex.quote(str(script))} </dev/null", environment, log)
-        self._await(b"AMQP\x00\x00\x09\x01", b"\x01")
+        """Start it again, on the same port and data; returns when it speaks AMQP."""
+        self.server.start()
 
     def stop(self) -> None:
-        """Stop it cleanly."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=START_S)
-            self.kill()
-
-
-@dataclass
-class ContainedBroker(Broker):
-    """The same in a container, for machines that have Docker and no RabbitMQ."""
-
-    def start(self) -> None:
-        name = f"ulos-lab-{self.port}"
-        publish = f"{self.host}:{self.port}:5672"
-        user = f"-e RABBITMQ_DEFAULT_USER={self.username} -e RABBITMQ_DEFAULT_PASS={self.password}"
-        with (self.directory / "log.txt").open("ab") as log:
-            fresh = f"exec docker run --name {name} -p {publish} {user} {BROKER_IMAGE}"
-            self._run(f"docker start -a {name} 2>/dev/null || {fresh}", dict(os.environ), log)
-        self._await(b"AMQP\x00\x00\x09\x01", b"\x01")
-
-    def stop(self) -> None:
-        subprocess.run(["docker", "stop", f"ulos-lab-{self.port}"], check=True, capture_output=True)
-        super().kill()
+        """Stop it in good order."""
+        self.server.stop()
 
     def kill(self) -> None:
-        subprocess.run(["docker", "kill", f"ulos-lab-{self.port}"], check=False, capture_output=True)
-        super().kill()
+        """End it at once, as a power cut would."""
+        self.server.kill()
 
 
-@contextlib.contextmanager
+@contextmanager
 def rabbitmq() -> Iterator[Broker]:
-    """A running RabbitMQ: the one that is installed, else a container of `rabbitmq:4-management`.
+    """A running RabbitMQ: the installed one, else a container of `rabbitmq:4-management`.
+
+    The installed one runs as any user. Should this process be killed, it ends too; a
+    container would stay.
 
     Raises:
         ServiceMissing: There is neither.
+        ServiceFailed: It did not come up.
     """
-    kind = Broker if _server_scripts() else ContainedBroker
-    if kind is ContainedBroker and not _docker_answers():
-        raise ServiceMissing("RabbitMQ is not installed, and no Docker answers: apt-get install rabbitmq-server")
-    with tempfile.TemporaryDirectory(prefix="ulos-lab-", ignore_cleanup_errors=True) as directory:
-        broker = kind("127.0.0.1", _free_port(), "ulos", PASSWORD, Path(directory))
-        try:
-            broker.start()
-            yield broker
-        finally:
-            broker.kill()
-            if isinstance(broker, ContainedBroker):
-                subprocess.run(["docker", "rm", "-fv", f"ulos-lab-{broker.port}"], check=False, capture_output=True)
+    script = _rabbitmq_script()
+    with ExitStack() as stack:
+        directory = _directory(stack)
+        if script and shutil.which("epmd"):
+            server = _started(lambda port: _node(script, directory, port), stack)
+        else:
+            server = _started(lambda port: _contained(directory, port, stack), stack)
+        yield Broker(HOST, server.port, USERNAME, PASSWORD, directory, server)
 
 
-@dataclass(frozen=True)
-class CertificateFiles:
-    """PEM files of a server's certificate chain and its private key."""
+def _rabbitmq_script() -> str | None:
+    """The server's start script; the wrapper that Debian puts on the PATH refuses ordinary users."""
+    scripts = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    return str(scripts[-1]) if scripts else shutil.which("rabbitmq-server")
 
-    certificate: Path
-    key: Path
+
+def _node(script: str, directory: Path, port: int) -> Server:
+    """One Erlang node with its own configuration, cookie, name service and ports."""
+    (directory / "rabbitmq.conf").write_text(
+        f"listeners.tcp.1 = {HOST}:{port}\n"
+        f"default_user = {USERNAME}\ndefault_pass = {PASSWORD}\n"
+        "disk_free_limit.absolute = 1\n"  # byte: a nearly full disk must not block publishers
+        "log.console = true\nlog.file = false\n"
+    )
+    (directory / "enabled_plugins").write_text("[].")
+    cookie = directory / ".erlang.cookie"
+    cookie.touch(mode=0o600)
+    cookie.write_text(secrets.token_hex(16))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+    environment = inherited | {
+        "HOME": str(directory),
+        "RABBITMQ_NODENAME": f"ulos{port}@localhost",
+        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        "RABBITMQ_CONF_ENV_FILE": str(directory / "none"),
+        "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+        "RABBITMQ_LOG_BASE": str(directory / "log"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
+        "RABBITMQ_DIST_PORT": str(_free_port()),
+        # The script then becomes the Erlang VM instead of waiting for it, so that signals reach the VM.
+        "RABBITMQ_ALLOW_INPUT": "true",
+        # One scheduler that does not spin while it waits: the cores are for the node under test.
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput -kernel inet_dist_use_interface {127,0,0,1} "
+        "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+        "ERL_EPMD_PORT": str(_free_port()),
+        # A name service that Erlang starts by itself is a daemon, and would outlive everything.
+        "ERL_FLAGS": "-start_epmd false",
+    }
+    return Server(["/bin/sh", "-c", NODE, script], directory, port, b"AMQP\x00\x00\x09\x01", b"\x01", environment)
+
+
+def _contained(directory: Path, port: int, stack: ExitStack) -> Server:
+    name = f"ulos-lab-{secrets.token_hex(4)}"
+    options = f"--name {name} --hostname {name} --publish {HOST}:{port}:5672".split()
+    options += ["--env", f"RABBITMQ_DEFAULT_USER={USERNAME}", "--env", f"RABBITMQ_DEFAULT_PASS={PASSWORD}"]
+    hint = "RabbitMQ is not installed: apt-get install rabbitmq-server; or with Docker: docker pull " + BROKER_IMAGE
+    _docker("create", *options, BROKER_IMAGE, hint=hint)
+    stack.callback(_docker, "rm", "--force", "--volumes", name, hint=hint)
+    start, kill = ["docker", "start", "--attach", name], ["docker", "kill", name]
+    return Server(start, directory, port, b"AMQP\x00\x00\x09\x01", b"\x01", dict(os.environ), kill)
 
 
 @dataclass
-class FtpServer(Service):
-    """An FTP server with one user, whose `/` is the local directory `root`."""
+class FtpServer:
+    """An FTP server with one user, who may do everything below `/`."""
 
-    tls: CertificateFiles | None = None
-
-    @property
-    def root(self) -> Path:
-        """What the user sees as `/`."""
-        return self.directory / "root"
+    host: str
+    port: int
+    username: str
+    password: str = field(repr=False)
+    root: Path
+    """The local directory that is the user's `/`."""
+    server: Server = field(repr=False)
 
     def start(self) -> None:
-        """Start it, or start it again on the same port; returns when it greets."""
-        self.root.mkdir(exist_ok=True)
-        with (self.directory / "log.txt").open("ab") as log:
-            self._run(f"exec {self._command()}", dict(os.environ), log)
-        self._await(b"", b"220")
+        """Start it again, on the same port; returns when it greets."""
+        self.server.start()
 
     def stop(self) -> None:
-        """Stop it and drop every connection."""
-        self.kill()
-
-    def _command(self) -> str:
-        raise NotImplementedError
+        """Stop it at once; all its connections break."""
+        self.server.kill()
 
 
-@dataclass
-class Pyftpd(FtpServer):
-    """pyftpdlib's server; runs as any user."""
+@contextmanager
+def pyftpd(*, tls: Certificate | None = None, password: str = PASSWORD) -> Iterator[FtpServer]:
+    """A running server of pyftpdlib, in a process of its own; with `tls`, explicit TLS is required."""
 
-    def _command(self) -> str:
-        tls = [str(self.tls.certificate), str(self.tls.key)] if self.tls else []
-        arguments = json.dumps([self.port, self.username, self.password, str(self.root), *tls])
-        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent.parent)!r});"
-        program += "from ulos_stream.lab import serve_ftp; serve_ftp(sys.argv[1])"
-        return shlex.join([sys.executable, "-c", program, arguments])
+    def build(port: int) -> Server:
+        command = [sys.executable, "-c", "from ulos_stream.lab import serve_ftp; serve_ftp()"]
+        command.append(json.dumps([port, USERNAME, password, str(root), str(pem) if tls else ""]))
+        return Server(command, directory, port, b"", b"220", {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+
+    with ExitStack() as stack:
+        directory = _directory(stack)
+        root, pem = _root(directory), _pem(directory, tls)
+        server = _started(build, stack)
+        yield FtpServer(HOST, server.port, USERNAME, password, root, server)
 
 
-def serve_ftp(arguments: str) -> None:
-    """The process of a `Pyftpd`: serves for ever."""
+def serve_ftp() -> None:
+    """The program of `pyftpd`: serve for ever what the last argument of the command line says."""
+    from pyftpdlib import handlers
     from pyftpdlib.authorizers import DummyAuthorizer
-    from pyftpdlib.handlers import FTPHandler, TLS_FTPHandler
     from pyftpdlib.servers import FTPServer
 
-    port, username, password, root, *tls = json.loads(arguments)
-    authorizer = DummyAuthorizer()
-    authorizer.add_user(username, password, root, perm="elradfmwMT")
-    handler = type("Handler", (TLS_FTPHandler if tls else FTPHandler,), {"authorizer": authorizer})
-    if tls:
-        handler.certfile, handler.keyfile = tls
+    port, username, password, root, pem = json.loads(sys.argv[-1])
+    handler = handlers.TLS_FTPHandler if pem else handlers.FTPHandler
+    if pem:
+        handler.certfile = pem
         handler.tls_control_required = handler.tls_data_required = True
-    server = FTPServer(("127.0.0.1", port), handler)
-    server.max_cons = 1000
-    server.serve_forever()
+    handler.authorizer = DummyAuthorizer()
+    handler.authorizer.add_user(username, password, root, perm="elradfmwMT")
+    handler.auth_failed_timeout = 0
+    FTPServer((HOST, port), handler).serve_forever()
 
 
-@dataclass
-class Vsftpd(FtpServer):
-    """vsftpd; needs root, and a PAM service file of its own while it runs."""
+@contextmanager
+def vsftpd(*, tls: Certificate | None = None) -> Iterator[FtpServer]:
+    """A running vsftpd, a server as found in the wild; with `tls`, explicit TLS is required.
 
-    @property
-    def pam_service(self) -> Path:
-        """Lets one user in: `pam_ftp` hands the password on as a name, which must be in a list."""
-        return Path(f"/etc/pam.d/ulos-lab-{self.port}")
+    Only root can give it a directory as `/`. It lets users in by PAM, which knows services by
+    files in `/etc/pam.d` alone: one with a random name is there while the server runs.
 
-    def _command(self) -> str:
-        (self.directory / "empty").mkdir(exist_ok=True)
-        (self.directory / "passwords").write_text(f"{self.password}\n")
-        (self.directory / "passwords").chmod(0o600)
-        self.pam_service.write_text(
-            f"auth required pam_ftp.so users={self.username}\n"
-            "auth required pam_listfile.so item=ruser sense=allow onerr=fail "
-            f"file={self.directory}/passwords\n"
-            "account required pam_permit.so\nsession required pam_permit.so\n"
+    Raises:
+        ServiceMissing: It is not installed, or this is not root.
+    """
+    program = shutil.which("vsftpd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if program is None:
+        raise ServiceMissing("vsftpd is not installed: apt-get install vsftpd")
+    if os.geteuid() != 0:
+        raise ServiceMissing("only root can give vsftpd a directory as '/': sudo make test")
+    with ExitStack() as stack:
+        directory = _directory(stack)
+        root, pem = _root(directory), _pem(directory, tls)
+        (directory / "empty").mkdir()
+        passwords = directory / "passwords"
+        passwords.write_text(PASSWORD)
+        # No stock module compares a password with a file, and pam_exec confuses vsftpd, which takes
+        # its child for a session. But pam_ftp passes the password on as a remote user's name.
+        service = Path("/etc/pam.d") / directory.name
+        stack.callback(service.unlink)
+        service.write_text(
+            f"auth required pam_ftp.so users={USERNAME}\n"
+            f"auth required pam_listfile.so item=ruser sense=allow onerr=fail file={passwords}\n"
+            "auth required pam_permit.so\naccount required pam_permit.so\nsession required pam_permit.so\n"
         )
         options = {
             "listen": "YES",
             "listen_ipv6": "NO",
-            "listen_address": self.host,
-            "listen_port": self.port,
+            "listen_address": HOST,
+            "pasv_address": HOST,
             "background": "NO",
             "anonymous_enable": "NO",
             "local_enable": "YES",
             "guest_enable": "YES",
             "guest_username": "root",
             "virtual_use_local_privs": "YES",
+            "write_enable": "YES",
+            "local_umask": "022",
+            "local_root": root,
             "chroot_local_user": "YES",
             "allow_writeable_chroot": "YES",
-            "local_root": self.root,
-            "local_umask": "022",
-            "write_enable": "YES",
-            "secure_chroot_dir": self.directory / "empty",
-            "pam_service_name": self.pam_service.name,
-            "pasv_address": self.host,
+            "secure_chroot_dir": directory / "empty",
+            "pam_service_name": service.name,
+            "delay_failed_login": "0",
+            # Its sandboxes need kernel features that containers often lack.
             "seccomp_sandbox": "NO",
             "isolate_network": "NO",
-            "delay_failed_login": 0,
         }
-        if self.tls:
-            options |= {
-                "ssl_enable": "YES",
-                "rsa_cert_file": self.tls.certificate,
-                "rsa_private_key_file": self.tls.key,
-                "force_local_logins_ssl": "YES",
-                "force_local_data_ssl": "YES",
-                "ssl_tlsv1_2": "YES",
-            }
-        config = self.directory / "vsftpd.conf"
-        config.write_text("".join(f"{name}={value}\n" for name, value in options.items()))
-        return shlex.join([_program("vsftpd"), str(config)])
+        if tls:
+            options |= {"ssl_enable": "YES", "rsa_cert_file": pem, "rsa_private_key_file": pem, "ssl_ciphers": "HIGH"}
+        config = directory / "vsftpd.conf"
 
-    def kill(self) -> None:
-        super().kill()
-        self.pam_service.unlink(missing_ok=True)
+        def build(port: int) -> Server:
+            lines = [f"{name}={value}\n" for name, value in (options | {"listen_port": port}).items()]
+            config.write_text("".join(lines))
+            return Server([program, str(config)], directory, port, b"", b"220", dict(os.environ))
 
-
-@contextlib.contextmanager
-def pyftpd(*, tls: CertificateFiles | None = None) -> Iterator[FtpServer]:
-    """A running pyftpdlib server."""
-    with _serving(Pyftpd, tls) as server:
-        yield server
-
-
-@contextlib.contextmanager
-def vsftpd(*, tls: CertificateFiles | None = None) -> Iterator[FtpServer]:
-    """A running vsftpd.
-
-    Raises:
-        ServiceMissing: It is not installed, or this is not root.
-    """
-    if not _program("vsftpd") or os.geteuid() != 0:
-        raise ServiceMissing("vsftpd is not installed, or this is not root: as root, apt-get install vsftpd")
-    with _serving(Vsftpd, tls) as server:
-        yield server
+        server = _started(build, stack)
+        yield FtpServer(HOST, server.port, USERNAME, PASSWORD, root, server)
 
 
 @dataclass(frozen=True)
@@ -331,8 +367,8 @@ class Lab:
     broker: Broker
     storage: FtpServer
 
-    def environment(self, queue: str, **changes: str) -> dict[str, str]:
-        """The fifteen variables for a node that consumes `queue`; `changes` by their full names."""
+    def environment(self, queue: str, **overrides: str) -> dict[str, str]:
+        """The fifteen variables of a node that consumes `queue`; `overrides` by their full names."""
         return {
             "MESSAGE_BROKER_HOST": self.broker.host,
             "MESSAGE_BROKER_PORT": str(self.broker.port),
@@ -349,11 +385,11 @@ class Lab:
             "REMOTE_STORAGE_PORT": str(self.storage.port),
             "REMOTE_STORAGE_USERNAME": self.storage.username,
             "REMOTE_STORAGE_PASSWORD": self.storage.password,
-            **changes,
+            **overrides,
         }
 
 
-@contextlib.contextmanager
+@contextmanager
 def lab() -> Iterator[Lab]:
     """A running RabbitMQ and FTP server.
 
@@ -365,66 +401,118 @@ def lab() -> Iterator[Lab]:
 
 
 def local_image(tag: str, script: str) -> str:
-    """Make the image `tag` without a registry: a static busybox, and `/bin/run` with the shell `script`.
+    """Make the image `tag` of a busybox whose command `run` is the shell `script`; no registry is asked.
+
+    Nothing happens if the tag is that image already. Takes 0.3 s.
 
     Raises:
-        ServiceMissing: No Docker answers, or there is no busybox.
+        ServiceMissing: No Docker engine answers, or there is no busybox.
     """
-    if not _docker_answers():
-        raise ServiceMissing("no Docker engine answers: apt-get install docker.io, and start dockerd")
-    busybox = _program("busybox")
-    if not busybox:
-        raise ServiceMissing("there is no busybox to make an image of: apt-get install busybox-static")
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        (root / "bin").mkdir()
-        (root / "tmp").mkdir(mode=0o1777)
-        shutil.copy(busybox, root / "bin" / "busybox")
-        applets = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()
-        for applet in set(applets) - {"busybox"}:
-            (root / "bin" / applet).symlink_to("busybox")
-        (root / "bin" / "run").write_text(f"#!/bin/sh\n{script}")
-        (root / "bin" / "run").chmod(0o755)
-        packed = subprocess.Popen(["tar", "-C", directory, "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(
-            ["docker", "import", "-c", "ENV PATH=/bin", "-", tag], stdin=packed.stdout, check=True, capture_output=True
-        )
-        packed.wait()
+    layer = _layer(script)
+    digest = hashlib.sha256(layer).hexdigest()
+    hint = "no Docker engine answers: apt-get install docker.io, and start dockerd as root"
+    named = tag if ":" in tag else f"{tag}:latest"
+    known = _docker("images", "--quiet", "--no-trunc", named, hint=hint).decode().strip()
+    if known and _docker("inspect", "--format", "{{.Comment}}", known, hint=hint).decode().strip() == digest:
+        return tag
+    _docker("import", "--message", digest, "--change", "ENV PATH=/bin", "-", tag, stdin=layer, hint=hint)
+    if known:  # The old image is only litter now, unless another tag or a container needs it.
+        with contextlib.suppress(ServiceMissing):
+            _docker("rmi", known, hint=hint)
     return tag
 
 
-@contextlib.contextmanager
-def _serving(kind: type[FtpServer], tls: CertificateFiles | None) -> Iterator[FtpServer]:
-    with tempfile.TemporaryDirectory(prefix="ulos-lab-", ignore_cleanup_errors=True) as directory:
-        server = kind("127.0.0.1", _free_port(), "one", PASSWORD, Path(directory), tls=tls)
+def _layer(script: str) -> bytes:
+    """A tar of busybox, a link for each of its commands, the libraries it needs if any, and `/bin/run`."""
+    busybox = shutil.which("busybox")
+    if busybox is None:
+        raise ServiceMissing("there is no busybox to make an image of: apt-get install busybox-static")
+    commands = subprocess.run([busybox, "--list"], capture_output=True, check=True, text=True).stdout.split()
+    linked = subprocess.run(["ldd", busybox], capture_output=True, check=False, text=True).stdout
+    libraries = re.findall(r"(/\S+) \(0x", linked)
+    files = {"bin/busybox": Path(busybox).read_bytes(), "bin/run": f"#!/bin/sh\n{script}".encode()}
+    files |= {library.lstrip("/"): Path(library).read_bytes() for library in libraries}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.mode, member.size = 0o755, len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for command in sorted({*commands} - {"busybox", "run"}):
+            member = tarfile.TarInfo(f"bin/{command}")
+            member.type, member.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(member)
+        member = tarfile.TarInfo("tmp")
+        member.type, member.mode = tarfile.DIRTYPE, 0o1777
+        tar.addfile(member)
+    return packed.getvalue()
+
+
+def _docker(*arguments: str, hint: str, stdin: bytes = b"") -> bytes:
+    """What a `docker` command prints; when it fails, `hint` and its last line are raised."""
+    try:
+        done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=True)
+    except FileNotFoundError as exc:
+        raise ServiceMissing(hint) from exc
+    except subprocess.CalledProcessError as exc:
+        reason = exc.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ServiceMissing(f"{hint} ({reason})") from exc
+    return done.stdout
+
+
+def _started(build: Callable[[int], Server], stack: ExitStack) -> Server:
+    """Start what `build` makes for a free port; once more, on another, if somebody was quicker to take it."""
+    for _ in range(2):
+        server = build(_free_port())
+        stack.callback(server.kill)
         try:
             server.start()
-            yield server
-        finally:
-            server.kill()
-
-
-def _server_scripts() -> list[Path]:
-    """The start script itself: Debian's wrapper refuses every user but its own."""
-    return sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
-
-
-def _epmd() -> str:
-    return _program("epmd") or "epmd"
-
-
-def _program(name: str) -> str:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
-
-
-def _docker_answers() -> bool:
-    try:
-        return subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return False
+        except ServiceFailed as exc:
+            failed = exc
+        else:
+            return server
+    raise failed
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A free port below the ephemeral range.
+
+    There, no outgoing connection takes it while the server that owns it is down, least of all
+    one of a client that tries to reconnect: TCP would connect that client to itself.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((HOST, port))
+            return port
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below `pid`, also those in a session of their own, as vsftpd's are. Linux only."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:  # grows as it is read
+        found.extend(child for child, its in parents.items() if its == parent)
+    return found[1:]
+
+
+def _directory(stack: ExitStack) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ulos-lab-", ignore_cleanup_errors=True)))
+
+
+def _root(directory: Path) -> Path:
+    root = directory / "root"
+    root.mkdir()
+    return root
+
+
+def _pem(directory: Path, tls: Certificate | None) -> Path:
+    """The file of the certificate and its key; absent without `tls`."""
+    pem = directory / "server.pem"
+    if tls is not None:
+        pem.touch(mode=0o600)
+        pem.write_bytes(tls.private_key_and_cert_chain_pem.bytes())
+    return pem

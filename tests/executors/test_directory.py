@@ -11,12 +11,14 @@ from ulos_stream.executors.directory import MAX_LEVELS, Overgrown, give, measure
 def test_what_the_files_take_is_measured(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     empty = measure(tmp_path)
+    open_files = len(os.listdir("/proc/self/fd"))
     (tmp_path / "a" / "one").write_bytes(b"x" * 100_000)
     (tmp_path / "a" / "b" / "two").write_bytes(b"x" * 200_000)
 
     used = measure(tmp_path) - empty
 
     assert 300_000 <= used < 320_000
+    assert len(os.listdir("/proc/self/fd")) == open_files
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:

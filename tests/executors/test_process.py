@@ -95,8 +95,18 @@ async def test_a_run_sees_the_descriptors_environment_and_nothing_of_the_nodes(
 
 async def test_a_run_starts_in_the_jobs_directory_and_has_no_input(tmp_path: Path) -> None:
     job, printout = make_job(tmp_path, "pwd; cat; echo read")
+    readable, writable = os.pipe()
+    os.write(writable, b"the node's own input\n")
+    os.close(writable)
+    kept = os.dup(0)
+    os.dup2(readable, 0)
 
-    await process().run(job)
+    try:
+        await process().run(job)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+        os.close(readable)
 
     assert printout.text() == f"{job.directory}\nread\n"
 
@@ -131,6 +141,19 @@ async def test_a_cancelled_run_takes_its_grandchildren_with_it(tmp_path: Path) -
     assert alive == [True, True, True]
     assert running.cancelled()
     await end(pids)
+
+
+async def test_a_run_cancelled_again_and_again_leaves_nothing(tmp_path: Path) -> None:
+    job, printout = make_job(tmp_path, "echo $$; exec sleep 600")
+
+    running = asyncio.create_task(process().run(job))
+    await printout.shows("\n")
+    while not running.done():
+        running.cancel()
+        await asyncio.sleep(0)
+
+    assert running.cancelled()
+    await end(printout.text().split())
 
 
 async def test_a_run_cancelled_before_it_has_started_leaves_nothing(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,24 +94,31 @@ async def test_without_its_root_the_storage_is_at_fault_and_not_the_task(root: P
 
     with pytest.raises(StorageFault, match="check of"):
         await away.check()
-    with pytest.raises(StorageFault, match="download of '/a.zip'"):
+    with pytest.raises(StorageFault, match=r"download of '/a.zip'"):
         await away.download("/a.zip", tmp_path / "target")
-    with pytest.raises(StorageFault, match="upload of '/a.zip'"):
+    with pytest.raises(StorageFault, match=r"upload of '/a.zip'"):
         await away.upload(tmp_path / "source", "/a.zip", message_id="m")
 
 
-async def test_a_cancelled_upload_never_takes_effect(root: Path, tmp_path: Path) -> None:
+async def test_a_cancelled_upload_never_takes_effect(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, go_on = threading.Event(), threading.Event()
+
+    def fsync(_: int) -> None:
+        written.set()
+        go_on.wait(20)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     (root / "a.zip").write_bytes(b"old")
-    os.mkfifo(tmp_path / "source")
+    (tmp_path / "source").write_bytes(b"new")
     upload = asyncio.create_task(storage(root).upload(tmp_path / "source", "/a.zip", message_id="m"))
 
-    with await asyncio.to_thread((tmp_path / "source").open, "wb", buffering=0) as writer:
-        writer.write(b"part")
-        while not list(root.glob("*.tmp")):
-            await asyncio.sleep(0)
-        upload.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await upload
+    await asyncio.to_thread(written.wait, 20)
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    go_on.set()
     while list(root.glob("*.tmp")):
         await asyncio.sleep(0)
 

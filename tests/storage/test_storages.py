@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from ulos_stream import lab
 from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.lab import FtpServer
 from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
@@ -30,10 +30,7 @@ class Place:
     def put(self, path: str, content: bytes) -> None:
         """Lay a file as another party would."""
         file = self.root / path[1:]
-        for folder in reversed(file.parents):
-            if not folder.exists():
-                folder.mkdir()
-                folder.chmod(0o777)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
 
     def files(self) -> dict[str, bytes]:
@@ -88,7 +85,7 @@ class Promises:
     async def test_an_upload_into_a_folder_that_is_not_there_is_a_fault(self, place: Place, tmp_path: Path) -> None:
         (tmp_path / "source").write_bytes(b"new")
 
-        with pytest.raises(StorageFault, match="upload of '/no folder/a.zip'"):
+        with pytest.raises(StorageFault, match=r"upload of '/no folder/a.zip'"):
             await place.storage.upload(tmp_path / "source", "/no folder/a.zip", message_id="m")
 
         assert place.files() == {}
@@ -162,7 +159,7 @@ class TestFolder(Promises):
 
 class TestFtp(Promises):
     @pytest.fixture
-    async def place(self, ftp_server: lab.FtpServer) -> AsyncIterator[Place]:
+    async def place(self, ftp_server: FtpServer) -> AsyncIterator[Place]:
         storage = FtpStorage(
             host=ftp_server.host,
             port=ftp_server.port,

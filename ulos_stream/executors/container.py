@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,7 +126,8 @@ class ContainerExecutor:
 
     async def _execute(self, container: "DockerContainer", job: Job) -> int:
         """Start the container, follow it to its end, and return its exit code."""
-        image = self._descriptor.image
+        image, program = self._descriptor.image, self._descriptor.command[0]
+        printed = _Printed(job.output)
         stream = container.attach(stdout=True, stderr=True)
         try:
             # Attached before the start, so that no output is lost.
@@ -133,7 +135,7 @@ class ContainerExecutor:
             job.facts["image"] = container["Image"]
             await self._start(container)
             async with asyncio.TaskGroup() as group:
-                copying = group.create_task(self._copy(stream, job.output))
+                copying = group.create_task(self._copy(stream, printed))
                 watching = group.create_task(self._watch(container, job.directory))
                 exit_code = await self._wait(container)
                 watching.cancel()
@@ -145,8 +147,12 @@ class ContainerExecutor:
         finally:
             with contextlib.suppress(Exception):
                 await stream.close()
-        if exit_code in CANNOT_START and not copying.cancelled() and copying.result().startswith(INITS):
-            raise ExecutorUnavailable(f"the image {image!r} cannot start {self._descriptor.command[0]!r}")
+        if printed.bytes.total() <= self.output_limit_bytes:
+            # The engine ends the attached stream with the container, whether or not all of it has been sent.
+            for channel, data in (await self._engine.read_log(container)).items():
+                printed.write(channel, data[printed.bytes[channel] :])
+        if exit_code in CANNOT_START and printed.head.startswith(INITS):
+            raise ExecutorUnavailable(f"the image {image!r} cannot start {program!r}")
         return exit_code
 
     async def _start(self, container: "DockerContainer") -> None:
@@ -171,16 +177,13 @@ class ContainerExecutor:
                 raise EngineFault(f"the engine cannot tell how the container ended: {end}")
             return int(exit_code)
 
-    async def _copy(self, stream: "Stream", output: Output) -> bytes:
-        """Pass on what the container prints; return its first bytes."""
-        head = b""
+    async def _copy(self, stream: "Stream", printed: "_Printed") -> None:
         while True:
             with self._engine.translating():
                 message = await stream.read_out()
             if message is None:
-                return head
-            output.write(message.data)
-            head = head or message.data[:64]
+                return
+            printed.write(message.stream, message.data)
 
     async def _watch(self, container: "DockerContainer", directory: Path) -> None:
         """Raise when the run takes more of the disk than it may."""
@@ -199,3 +202,17 @@ class ContainerExecutor:
             if used_bytes > sandbox.disk_mib * MIB:
                 raise ExecutorCrashed(f"stopped: the run left more than {sandbox.disk_mib} MiB on the disk")
             pause_s = max(LOOK_S, 20 * (time.monotonic() - begun))
+
+
+class _Printed:
+    """What a container has printed: passed on, and counted by channel (1: output, 2: errors)."""
+
+    def __init__(self, output: Output) -> None:
+        self.bytes: Counter[int] = Counter()
+        self.head = b""
+        self._output = output
+
+    def write(self, channel: int, data: bytes) -> None:
+        self.bytes[channel] += len(data)
+        self.head = self.head or data[:64]
+        self._output.write(data)

@@ -8,6 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
+from ulos_stream import shipped
 from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
 from ulos_stream.executors import Executor
 from ulos_stream.executors.container import ContainerExecutor
@@ -102,10 +103,8 @@ class Registry:
 
 
 def shipped_executors() -> tuple[Path, ...]:
-    """Where the descriptors that come with this package are: in the wheel, or in the checkout."""
-    package = Path(__file__).parent.parent
-    places = (package / "_shipped" / "executors", package.parent / "executors")
-    return tuple(place for place in places if place.is_dir())[:1]
+    """Where the descriptors that come with this package are."""
+    return (shipped("executors"),)
 
 
 def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, docker_host: str | None) -> Registry:

@@ -78,6 +78,6 @@ def _host_config(descriptor: ContainerDescriptor, job: Job, cpus: float) -> dict
         "ShmSize": size,
         "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in fixed.items()],
         "Init": True,
-        "LogConfig": {"Type": "none"},  # the output is read from the attached stream
+        "LogConfig": {"Type": "json-file", "Config": {"max-file": "1", "max-size": f"{4 * sandbox.output_mib}m"}},
         "RestartPolicy": {"Name": "no"},
     }
