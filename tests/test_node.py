@@ -12,7 +12,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from tests.world import Heard, Proxy, World, a_tree, a_world, a_zip
+from world import Heard, Proxy, World, a_tree, a_world, a_zip
 
 from ulos_stream import routing
 from ulos_stream.lab import Broker

@@ -186,7 +186,7 @@ class NodeProcess:
         assert self.process.stderr is not None
         async with asyncio.timeout(LIMIT_S):
             while line := await self.process.stderr.readline():
-                fields = json.loads(line)
+                fields: dict[str, Any] = json.loads(line)
                 self.lines.append(fields)
                 if fields["event"] == event and reason in fields.get("reason", ""):
                     return fields

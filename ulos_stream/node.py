@@ -239,7 +239,6 @@ class Node:
 
     async def _report_crash(self, report: TaskCrash | MalformedCrash, message_id: str) -> None:
         """Publish a crash report; its message is held, unsettled, until the broker has it."""
-
         crash_id = routing.crash_id(message_id)
 
         async def publish_report() -> None:
