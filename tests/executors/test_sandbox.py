@@ -73,9 +73,10 @@ async def test_the_engine_is_told_to_hold_everything_by_default(tmp_path: Path) 
     }
     assert (host["NetworkMode"], host["IpcMode"], host["CgroupnsMode"]) == ("none", "private", "private")
     assert (host["Init"], host["AutoRemove"], host["RestartPolicy"]["Name"]) == (True, False, "no")
-    assert host["LogConfig"]["Type"] == "none"
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-file": "1", "max-size": "4m"}}
+    assert details["Config"]["NetworkDisabled"] is True
     assert details["Config"]["Healthcheck"] == {"Test": ["NONE"]}
-    assert [mount["Destination"] for mount in details["Mounts"]] == ["/work"]
+    assert {mount["Destination"]: mount["RW"] for mount in details["Mounts"]} == {"/work": True, "/etc/hosts": False}
 
 
 async def test_an_image_that_is_run_as_built_keeps_its_user_and_few_capabilities(tmp_path: Path) -> None:
@@ -111,11 +112,20 @@ async def test_the_root_file_system_is_read_only_and_tmp_holds_no_programs(tmp_p
 
 
 async def test_there_is_no_network(tmp_path: Path) -> None:
-    printed = await said(tmp_path, "ls /sys/class/net; ping -c 1 -W 1 1.1.1.1 2>&1 || echo unreachable")
+    printed = await said(tmp_path, "ls /sys/class/net; wget -T 2 http://1.1.1.1 || echo failed")
 
     assert printed.split()[0] == "lo"
     assert "eth" not in printed
-    assert "unreachable" in printed
+    assert "Network is unreachable" in printed
+    assert "failed" in printed
+
+
+async def test_without_a_network_there_is_still_a_localhost_by_name(tmp_path: Path) -> None:
+    script = "echo hello > page; httpd -p 127.0.0.1:8080 -h .; wget -qO- http://localhost:8080/page"
+
+    printed = await said(tmp_path, script)
+
+    assert printed == "hello\n"
 
 
 async def test_the_hosts_network_is_there_when_the_descriptor_says_so(tmp_path: Path) -> None:

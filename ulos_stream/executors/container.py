@@ -17,7 +17,7 @@ from ulos_stream.executors import Job, Output, finish
 from ulos_stream.executors.descriptor import ContainerDescriptor
 from ulos_stream.executors.directory import Overgrown, give, measure
 from ulos_stream.executors.engine import Engine, Refused
-from ulos_stream.executors.sandbox import MIB, configuration, owner
+from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, hosts_file, owner
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
 
@@ -62,7 +62,7 @@ class ContainerExecutor:
             raise ExecutorUnavailable(mistake)
         mine = (f"ulos.node={self._engine.node}", f"ulos.message={job.message_id}")
         await self._engine.sweep(*mine)
-        await finish(asyncio.to_thread(self._prepare, job.directory))
+        await finish(asyncio.to_thread(self._prepare, job))
         creating = asyncio.create_task(self._create(job))
         try:
             container = await asyncio.shield(creating)
@@ -73,6 +73,7 @@ class ContainerExecutor:
             return verdict
         finally:
             await finish(self._remove(creating, mine))
+            hosts_file(job).unlink(missing_ok=True)
 
     async def check(self) -> str | None:
         if mistake := self._wrong_user():
@@ -98,11 +99,13 @@ class ContainerExecutor:
             advice = f"build it with `docker build -t {image} {self._folder}`"
         return f"the image {image!r} is not on this node; {advice}"
 
-    def _prepare(self, directory: Path) -> None:
-        discard_verdict(self._descriptor, directory)
+    def _prepare(self, job: Job) -> None:
+        discard_verdict(self._descriptor, job.directory)
         owns = owner(self._descriptor.sandbox)
         if owns is not None and os.getuid() == 0:
-            give(directory, *owns)
+            give(job.directory, *owns)
+        hosts_file(job).write_text(LOCALHOST)
+        hosts_file(job).chmod(0o644)
 
     async def _create(self, job: Job) -> "DockerContainer":
         config = configuration(self._descriptor, job, node=self._engine.node, cpus=self._engine.cpus)

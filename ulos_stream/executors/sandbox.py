@@ -1,6 +1,7 @@
 """What the engine is told about a container: everything that holds untrusted code."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ulos_stream.executors import Job
@@ -13,6 +14,8 @@ MAX_OPEN_FILES = 4096
 TMPFS_INODES = 16_384
 NEEDLESS_CAPABILITIES = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"]
 """Those of Docker's default ones that no job needs: with the host's network, raw sockets overhear it."""
+LOCALHOST = "127.0.0.1 localhost\n::1 localhost\n"
+"""`/etc/hosts` of a container without a network; the engine leaves it empty."""
 MIB = 1024 * 1024
 
 
@@ -24,6 +27,11 @@ def owner(sandbox: Sandbox) -> tuple[int, int] | None:
         return (os.getuid(), os.getgid()) if os.getuid() else (UNPRIVILEGED, UNPRIVILEGED)
     uid, _, gid = sandbox.user.partition(":")
     return int(uid), int(gid)
+
+
+def hosts_file(job: Job) -> Path:
+    """What is mounted as `/etc/hosts` where there is no network: beside the directory, so the engine sees it too."""
+    return job.directory.with_name(f"{job.directory.name}.hosts")
 
 
 def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus: float) -> dict[str, Any]:
@@ -42,8 +50,12 @@ def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus:
         "Cmd": descriptor.command,
         "Labels": {"ulos.node": node, "ulos.task": job.task_id, "ulos.message": job.message_id},
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(descriptor, job, cpus),
+        # With nothing but a loopback of its own, the container is none of the engine's network's business:
+        # it starts 0.1 s sooner, and Docker 20.10 cannot lock up over it (moby/moby#46661).
+        "NetworkDisabled": sandbox.network == "none",
+        "HostConfig": _host_config(sandbox) | {"Mounts": _mounts(descriptor, job)},
     }
+    config["HostConfig"]["NanoCpus"] = int(min(sandbox.cpus, cpus) * 1e9)
     if owns := owner(sandbox):
         config["User"] = "{}:{}".format(*owns)
         environment = {"HOME": "/tmp", **environment}  # noqa: S108 (the ids have no home in the image)
@@ -53,16 +65,24 @@ def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus:
     return config
 
 
-def _host_config(descriptor: ContainerDescriptor, job: Job, cpus: float) -> dict[str, Any]:
-    sandbox = descriptor.sandbox
+def _mounts(descriptor: ContainerDescriptor, job: Job) -> list[dict[str, Any]]:
+    """Bind mounts that fail if their source is missing; `Binds` would make it, as root."""
+    mounts: list[dict[str, Any]] = [
+        {"Type": "bind", "Source": str(job.directory.absolute()), "Target": descriptor.mount}
+    ]
+    if descriptor.sandbox.network == "none":
+        hosts = str(hosts_file(job).absolute())
+        mounts.append({"Type": "bind", "Source": hosts, "Target": "/etc/hosts", "ReadOnly": True})
+    return mounts
+
+
+def _host_config(sandbox: Sandbox) -> dict[str, Any]:
     fixed = {"nofile": MAX_OPEN_FILES, "core": 0, "fsize": sandbox.disk_mib * MIB}
     size = sandbox.tmpfs_mib * MIB
     tmpfs = f"rw,noexec,nosuid,nodev,size={size},nr_inodes={TMPFS_INODES},mode=1777"
     if owns := owner(sandbox):
         tmpfs += ",uid={},gid={}".format(*owns)  # the mode is the image's own where it has a /tmp
     return {
-        # A bind mount by `Mounts` fails if its source is missing; `Binds` would make it, as root.
-        "Mounts": [{"Type": "bind", "Source": str(job.directory.absolute()), "Target": descriptor.mount}],
         "AutoRemove": False,  # with it, a wait that comes late finds no exit code
         "CapDrop": NEEDLESS_CAPABILITIES if sandbox.user == "image" else ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
@@ -74,7 +94,6 @@ def _host_config(descriptor: ContainerDescriptor, job: Job, cpus: float) -> dict
         "PidsLimit": sandbox.pids,
         "Memory": sandbox.memory_mib * MIB,
         "MemorySwap": sandbox.memory_mib * MIB,  # memory and swap together: no swap
-        "NanoCpus": int(min(sandbox.cpus, cpus) * 1e9),
         "ShmSize": size,
         "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in fixed.items()],
         "Init": True,
