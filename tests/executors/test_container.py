@@ -79,6 +79,15 @@ async def test_output_and_errors_are_merged_and_nothing_is_lost_at_either_end(tm
     assert sorted(lines) == sorted(["first", "wrong", *map(str, range(1, 5001)), "last"])
 
 
+async def test_output_that_is_no_text_arrives_as_it_is(tmp_path: Path) -> None:
+    job, printout = make_job(tmp_path, "printf '\\377\\303\\0\\377'")
+
+    async with container_executor() as executor:
+        await executor.run(job)
+
+    assert printout.getvalue() == b"\xff\xc3\x00\xff"
+
+
 async def test_output_beyond_the_limit_is_counted_and_its_end_is_kept(tmp_path: Path) -> None:
     job, printout = make_job(tmp_path, "yes | head -c 3000000; echo the end", limit_bytes=1000)
 
@@ -122,7 +131,7 @@ async def test_the_image_is_noted_by_its_digest(tmp_path: Path) -> None:
     assert job.facts["image"].startswith("sha256:")
 
 
-async def test_a_cancelled_run_leaves_no_container(tmp_path: Path) -> None:
+async def test_a_cancelled_run_leaves_no_container_and_no_file_beside_the_work(tmp_path: Path) -> None:
     job, printout = make_job(tmp_path, "echo started; sleep 600")
 
     async with container_executor() as executor:
@@ -133,6 +142,7 @@ async def test_a_cancelled_run_leaves_no_container(tmp_path: Path) -> None:
 
     assert running.cancelled()
     assert containers_of(job) == []
+    assert list(tmp_path.iterdir()) == [job.directory]
 
 
 async def test_a_run_cancelled_again_and_again_leaves_no_container(tmp_path: Path) -> None:
@@ -147,6 +157,7 @@ async def test_a_run_cancelled_again_and_again_leaves_no_container(tmp_path: Pat
 
     assert running.cancelled()
     assert containers_of(job) == []
+    assert list(tmp_path.iterdir()) == [job.directory]
 
 
 async def test_a_container_that_an_earlier_attempt_left_is_removed_first(tmp_path: Path) -> None:

@@ -124,6 +124,16 @@ async def test_a_connection_that_breaks_during_a_call_is_a_fault_and_leaves_no_c
     assert containers_of(job) == []
 
 
+async def test_output_that_the_engine_does_not_send_in_time_is_read_from_its_log(tmp_path: Path) -> None:
+    job, printout = make_job(tmp_path, "echo fine; echo wrong >&2")
+
+    async with Line() as line, container_executor(line.host) as executor:
+        line.lost = b"\x02\x00\x00\x00\x00\x00\x00\x06wrong\n"
+        await executor.run(job)
+
+    assert printout.text() == "fine\nwrong\n"
+
+
 async def test_an_exit_code_below_zero_is_a_fault(tmp_path: Path) -> None:
     job, _ = make_job(tmp_path, "exit 10")
 
@@ -188,3 +198,15 @@ async def test_a_wrong_address_is_said_as_it_is(host: str) -> None:
 
     assert reason is not None
     assert host.removeprefix("unix://") in reason
+
+
+async def test_a_node_without_any_engine_is_told_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiodocker.docker._sock_search_paths", [])
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    job, _ = make_job(tmp_path)
+
+    async with container_executor() as executor:
+        with pytest.raises(ExecutorUnavailable) as raised:
+            await executor.run(job)
+
+    assert str(raised.value) == "no container engine is to be found on this node; set DOCKER_HOST"

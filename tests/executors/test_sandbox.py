@@ -128,10 +128,12 @@ async def test_without_a_network_there_is_still_a_localhost_by_name(tmp_path: Pa
     assert printed == "hello\n"
 
 
-async def test_the_hosts_network_is_there_when_the_descriptor_says_so(tmp_path: Path) -> None:
-    printed = await said(tmp_path, "ls /sys/class/net", sandbox={"network": "host"})
+@pytest.mark.parametrize("network", ["bridge", "host"])
+async def test_another_network_is_there_when_the_descriptor_says_so(tmp_path: Path, network: str) -> None:
+    details = await told(tmp_path, sandbox={"network": network})
 
-    assert set(os.listdir("/sys/class/net")) <= set(printed.split())
+    assert details["HostConfig"]["NetworkMode"] == network
+    assert not details["Config"].get("NetworkDisabled")
 
 
 async def test_the_descriptors_environment_arrives_and_the_nodes_does_not(

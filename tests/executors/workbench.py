@@ -111,6 +111,8 @@ class Line:
         """Told what the engine has just been sent."""
         self.replies: Mapping[bytes, bytes] = {}
         """What to put in place of what in the engine's replies; must have the same length."""
+        self.lost = b""
+        """What is missing from the streams that are attached to containers."""
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -144,21 +146,30 @@ class Line:
         engine_reader, engine_writer = await asyncio.open_unix_connection(SOCKET)
         self._writers |= {writer, engine_writer}
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            await asyncio.gather(self._request(reader, engine_writer), self._reply(engine_reader, writer))
+            attached = asyncio.Event()
+            await asyncio.gather(
+                self._request(reader, engine_writer, attached), self._reply(engine_reader, writer, attached)
+            )
 
-    async def _request(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _request(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, attached: asyncio.Event
+    ) -> None:
         while data := await source.read(65536):
+            if b"/attach?" in data:
+                attached.set()
             await self._open.wait()
             target.write(data)
             await target.drain()
             self.on_request(data)
         target.close()
 
-    async def _reply(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _reply(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, attached: asyncio.Event) -> None:
         while data := await source.read(65536):
             await self._open.wait()
             for old, new in self.replies.items():
                 data = data.replace(old, new)
+            if attached.is_set() and self.lost:
+                data = data.replace(self.lost, b"")
             target.write(data)
             await target.drain()
         target.close()

@@ -8,15 +8,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable, UlosError
-from ulos_stream.executors import Job, Output, finish
+from ulos_stream.executors import Job, finish
 from ulos_stream.executors.descriptor import ContainerDescriptor
 from ulos_stream.executors.directory import Overgrown, give, measure
 from ulos_stream.executors.engine import Engine, Refused
+from ulos_stream.executors.printed import Printed
 from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, hosts_file, owner
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
@@ -31,8 +31,8 @@ DRAIN_S = 5.0
 """Seconds for the rest of the output once the container has ended."""
 LATE_S = 1.0
 """Seconds after which a container is there whose creation the engine did not confirm, if it ever is."""
-LOOK_S = 0.5
-"""Seconds between two looks at the disk; more when a look takes long."""
+LOOK_S = (0.5, 10.0)
+"""Least and most seconds between two looks at the disk; in between, twenty times what a look takes."""
 CANNOT_START = (126, 127)
 """Exit codes of an init that finds no such program, or one that it may not execute."""
 INITS = (b"[FATAL tini (", b"ERROR (catatonit:")
@@ -60,8 +60,7 @@ class ContainerExecutor:
     async def run(self, job: Job) -> Verdict:
         if mistake := self._wrong_user():
             raise ExecutorUnavailable(mistake)
-        mine = (f"ulos.node={self._engine.node}", f"ulos.message={job.message_id}")
-        await self._engine.sweep(*mine)
+        await self._sweep(job)
         await finish(asyncio.to_thread(self._prepare, job))
         creating = asyncio.create_task(self._create(job))
         try:
@@ -72,8 +71,7 @@ class ContainerExecutor:
                 raise EngineFault("the container was stopped from outside")
             return verdict
         finally:
-            await finish(self._remove(creating, mine))
-            hosts_file(job).unlink(missing_ok=True)
+            await finish(self._remove(creating, job))
 
     async def check(self) -> str | None:
         if mistake := self._wrong_user():
@@ -118,19 +116,24 @@ class ContainerExecutor:
                 raise ExecutorUnavailable(f"the engine cannot make such a container: {exc}") from exc
             raise
 
-    async def _remove(self, creating: "asyncio.Task[DockerContainer]", mine: tuple[str, ...]) -> None:
+    async def _sweep(self, job: Job) -> None:
+        """Remove what an earlier attempt of this node at this job has left. Other nodes look after theirs."""
+        await self._engine.sweep(f"ulos.node={self._engine.node}", f"ulos.message={job.message_id}")
+
+    async def _remove(self, creating: "asyncio.Task[DockerContainer]", job: Job) -> None:
         await asyncio.wait([creating])
         if creating.exception() is None:
             await self._engine.remove(creating.result())
         elif isinstance(creating.exception(), EngineFault):  # it may be made all the same, a little later
             await asyncio.sleep(LATE_S)
             with contextlib.suppress(UlosError):
-                await self._engine.sweep(*mine)
+                await self._sweep(job)
+        hosts_file(job).unlink(missing_ok=True)
 
     async def _execute(self, container: "DockerContainer", job: Job) -> int:
         """Start the container, follow it to its end, and return its exit code."""
         image, program = self._descriptor.image, self._descriptor.command[0]
-        printed = _Printed(job.output)
+        printed = Printed(job.output)
         stream = container.attach(stdout=True, stderr=True)
         try:
             # Attached before the start, so that no output is lost.
@@ -151,9 +154,7 @@ class ContainerExecutor:
             with contextlib.suppress(Exception):
                 await stream.close()
         if printed.bytes.total() <= self.output_limit_bytes:
-            # The engine ends the attached stream with the container, whether or not all of it has been sent.
-            for channel, data in (await self._engine.read_log(container)).items():
-                printed.write(channel, data[printed.bytes[channel] :])
+            printed.complete(await self._engine.read_log(container))
         if exit_code in CANNOT_START and printed.head.startswith(INITS):
             raise ExecutorUnavailable(f"the image {image!r} cannot start {program!r}")
         return exit_code
@@ -180,7 +181,7 @@ class ContainerExecutor:
                 raise EngineFault(f"the engine cannot tell how the container ended: {end}")
             return int(exit_code)
 
-    async def _copy(self, stream: "Stream", printed: "_Printed") -> None:
+    async def _copy(self, stream: "Stream", printed: Printed) -> None:
         while True:
             with self._engine.translating():
                 message = await stream.read_out()
@@ -191,7 +192,7 @@ class ContainerExecutor:
     async def _watch(self, container: "DockerContainer", directory: Path) -> None:
         """Raise when the run takes more of the disk than it may."""
         sandbox = self._descriptor.sandbox
-        pause_s = LOOK_S
+        pause_s = LOOK_S[0]
         while True:
             await asyncio.sleep(pause_s)
             begun = time.monotonic()
@@ -204,18 +205,4 @@ class ContainerExecutor:
                 used_bytes += details.get("SizeRw", 0)
             if used_bytes > sandbox.disk_mib * MIB:
                 raise ExecutorCrashed(f"stopped: the run left more than {sandbox.disk_mib} MiB on the disk")
-            pause_s = max(LOOK_S, 20 * (time.monotonic() - begun))
-
-
-class _Printed:
-    """What a container has printed: passed on, and counted by channel (1: output, 2: errors)."""
-
-    def __init__(self, output: Output) -> None:
-        self.bytes: Counter[int] = Counter()
-        self.head = b""
-        self._output = output
-
-    def write(self, channel: int, data: bytes) -> None:
-        self.bytes[channel] += len(data)
-        self.head = self.head or data[:64]
-        self._output.write(data)
+            pause_s = sorted((*LOOK_S, 20 * (time.monotonic() - begun)))[1]

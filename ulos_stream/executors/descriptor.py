@@ -103,8 +103,9 @@ class Sandbox(ProcessSandbox):
     """Only the job's directory and /tmp (a tmpfs without executables) can be written: a run cannot fill the
     engine's disk. False: the image's root and its own /tmp are writable too and count towards `disk_mib`."""
     network: Literal["none", "bridge", "host"] = "none"
-    """`none`: student code can neither leak nor attack. `bridge`: outgoing connections by the engine's NAT, to
-    the node's neighbours too. `host`: the node's own network, everything on 127.0.0.1 included."""
+    """`none`: nothing but a localhost of its own; student code can neither leak nor attack. `bridge`: outgoing
+    connections by the engine's NAT, to the node's neighbours too. `host`: the node's own network, everything on
+    127.0.0.1 included."""
     pids: Annotated[int, Field(ge=1)] = 64
     """Processes and threads at once: enough for a compiler or an interpreter, too few for a fork bomb."""
     memory_mib: Annotated[int, Field(ge=6)] = 512

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import struct
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,8 +24,8 @@ T = TypeVar("T")
 
 CALL_S = 30.0
 """It starts a container in 0.3 s when idle; a hundred at once on two cores take their time."""
-REMOVE_ATTEMPTS = 5
-"""Tries to remove a container, over six seconds; a sweep finds what they leave."""
+REMOVE_S = 6.0
+"""Seconds after which no new attempt is made to remove a container: Docker restarts in three. A sweep finds it."""
 
 FRAME = struct.Struct(">BxxxL")
 """Header of each piece of a log: the channel and the size of what follows (Docker Engine API, "Stream format")."""
@@ -98,16 +99,18 @@ class Engine:
 
     async def remove(self, container: "DockerContainer") -> None:
         """Kill and remove; what cannot be removed now is left to a sweep."""
-        for attempt in range(REMOVE_ATTEMPTS):
+        deadline = time.monotonic() + REMOVE_S
+        while True:
             try:
-                return await self.ask(lambda _: container.delete(force=True, v=True))
+                await self.ask(lambda _: container.delete(force=True, v=True))
+                return
             except UlosError as exc:
                 if isinstance(exc, Refused) and exc.status == 404:
-                    return None
-                reason = exc
-            await asyncio.sleep(0.2 * 2**attempt)
-        _log.warning("container %s is left over: %s", container.id[:12], reason)
-        return None
+                    return
+                if time.monotonic() > deadline:
+                    _log.warning("container %s is left over: %s", container.id[:12], exc)
+                    return
+            await asyncio.sleep(0.5)
 
     async def sweep(self, *labels: str, abandoned: Callable[[Mapping[str, str]], bool] = lambda _: True) -> None:
         """Remove the containers that have all `labels` (`name` or `name=value`) and whose labels are `abandoned`."""
