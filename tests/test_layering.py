@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ulos_stream"
 
 LAYERS = [
+    {"__main__"},
     {"cli"},
     {"demo"},
     {"app"},

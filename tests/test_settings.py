@@ -167,3 +167,12 @@ def test_importing_the_app_module_has_no_side_effect() -> None:
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_a_required_executor_that_nobody_claims_ends_the_start() -> None:
+    environment = {"PATH": os.environ["PATH"], **ENVIRONMENT, "ULOS_REQUIRE_EXECUTORS": "skip,nobody"}
+
+    ended = faststream_run(environment)
+
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("ulos-stream: ULOS_REQUIRE_EXECUTORS: no executor claims the routing key 'nobody'")

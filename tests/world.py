@@ -157,21 +157,8 @@ class World:
     @contextlib.asynccontextmanager
     async def node_process(self, program: str | None = None, **changes: str) -> AsyncIterator["NodeProcess"]:
         """A node in a process of its own, as a user starts it, or by a Python `program`."""
-        arguments = ["-m", "faststream"] if program is None else ["-c", program]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *arguments,
-            "run",
-            "ulos_stream.app:app",
-            env=self.environment(**changes),
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            yield NodeProcess(process)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        async with NodeProcess.running(self.environment(**changes), program) as node:
+            yield node
 
 
 class NodeProcess:
@@ -180,6 +167,26 @@ class NodeProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[dict[str, Any]] = []
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def running(environment: dict[str, str], program: str | None = None) -> AsyncIterator["NodeProcess"]:
+        """Start it by the README's command, or by a Python `program`; it is gone afterwards."""
+        arguments = ["-m", "faststream"] if program is None else ["-c", program]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            "run",
+            "ulos_stream.app:app",
+            env=environment,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            yield NodeProcess(process)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
 
     async def says(self, event: str, reason: str = "") -> dict[str, Any]:
         """Read the node's log lines up to one with this event whose reason contains `reason`."""

@@ -17,7 +17,7 @@ from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
 
 from ulos_stream import topology
-from ulos_stream.errors import ConfigurationError
+from ulos_stream.errors import ConfigurationError, UnknownExecutor
 from ulos_stream.executors.registry import build_registry, shipped_executors
 from ulos_stream.node import Node
 from ulos_stream.pipeline import Pipeline
@@ -44,6 +44,11 @@ def create_app(settings: Settings) -> FastStream:
         node=settings.node.node,
         docker_host=settings.node.docker_host,
     )
+    for key in settings.node.require_executors:
+        try:
+            executors.find(key)
+        except UnknownExecutor as unknown:
+            raise ConfigurationError(f"ULOS_REQUIRE_EXECUTORS: {unknown}") from unknown
     pipeline = Pipeline(
         storage=storage,
         executors=executors,

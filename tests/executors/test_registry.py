@@ -1,5 +1,6 @@
 """Which executor a routing key gets, and what ends the start instead."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -189,8 +190,26 @@ async def test_a_required_executor_that_cannot_run_is_a_fault(tmp_path: Path) ->
 async def test_a_required_executor_that_nobody_claims_is_a_mistake(tmp_path: Path) -> None:
     registry = build(tmp_path)
 
-    with pytest.raises(ConfigurationError, match="'unheard-of'"):
+    with pytest.raises(UnknownExecutor, match="'unheard-of'"):
         await registry.check(["unheard-of"])
+
+
+async def test_an_engine_that_never_answers_does_not_hold_up_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ulos_stream.executors.registry.CHECK_S", 0.2)
+    describe(tmp_path, "image", 'routing_key = "image"\nkind = "container"\nimage = "any"')
+    held: list[asyncio.StreamWriter] = []
+    socket = tmp_path / "docker.sock"
+
+    async with await asyncio.start_unix_server(lambda _, writer: held.append(writer), socket):
+        registry = build_registry([tmp_path], mock_delay_s=0, node="n", docker_host=f"unix://{socket}")
+        reasons = await registry.check()
+        await registry.aclose()
+        for writer in held:
+            writer.close()
+
+    assert reasons == {"image": "no answer within 0.2 s"}
 
 
 @pytest.mark.parametrize(

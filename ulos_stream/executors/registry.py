@@ -21,6 +21,9 @@ from ulos_stream.tasks import Verdict
 ENTRY_POINTS = "ulos.executors"
 """Group of the Python entry points: the name is the routing key, the object an `async def f(job)`."""
 
+CHECK_S = 5.0
+"""Seconds that an executor has to tell whether it can run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -76,13 +79,10 @@ class Registry:
 
         Raises:
             Fault: A required one cannot run now.
-            ConfigurationError: A required key is claimed by nobody.
+            UnknownExecutor: A required key is claimed by nobody.
         """
-        try:
-            insisted = {key: self.find(key) for key in required}
-        except UnknownExecutor as exc:
-            raise ConfigurationError(f"a required executor is missing: {exc}") from exc
-        reasons = await asyncio.gather(*(entry.executor.check() for entry in self))
+        insisted = {key: self.find(key) for key in required}
+        reasons = await asyncio.gather(*(_look(entry.executor) for entry in self))
         broken = {entry.executor: reason for entry, reason in zip(self, reasons, strict=True) if reason}
         if waiting := [f"{key}: {broken[executor]}" for key, executor in insisted.items() if executor in broken]:
             raise Fault(f"a required executor cannot run: {'; '.join(waiting)}")
@@ -100,6 +100,15 @@ class Registry:
     async def aclose(self) -> None:
         """Close the connection to the container engine. Idempotent."""
         await self._engine.aclose()
+
+
+async def _look(executor: Executor) -> str | None:
+    """Why an executor cannot run now; a start does not hang on an engine that hangs."""
+    try:
+        async with asyncio.timeout(CHECK_S):
+            return await executor.check()
+    except TimeoutError:
+        return f"no answer within {CHECK_S:g} s"
 
 
 def shipped_executors() -> tuple[Path, ...]:

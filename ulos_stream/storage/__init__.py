@@ -36,7 +36,7 @@ class Storage(Protocol):
         redelivered stage knows its own leftovers), are counted, and are renamed over it.
 
         Raises:
-            StorageFault: The old artifact is still whole.
+            StorageFault: The artifact is whole, the old one or, if only the answer to the rename was lost, the new.
         """
         ...
 

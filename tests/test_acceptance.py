@@ -1,0 +1,103 @@
+"""As a user meets it: the node as a process with the fifteen variables only, the samples, the demo."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import pytest
+from world import NodeProcess
+
+from ulos_stream import shipped
+from ulos_stream.demo import EXPECTED
+from ulos_stream.lab import Broker, FtpServer, Lab
+from ulos_stream.tasks import parse_task
+
+SAMPLES = shipped("samples")
+
+
+async def test_a_task_sent_by_pika_passes_five_stages_with_only_the_fifteen_variables(
+    broker: Broker, ftp_server: FtpServer
+) -> None:
+    environment = Lab(broker, ftp_server).environment("processing-queue")
+    (ftp_server.root / "greeting.zip").write_bytes((SAMPLES / "artifacts" / "greeting.zip").read_bytes())
+    connection = await aio_pika.connect(broker.url)
+    async with connection, asyncio.timeout(60):
+        channel = await connection.channel()
+        exchange = await channel.declare_exchange("processing-exchange", durable=True)
+        tasks = await channel.declare_queue("processing-queue", durable=True)
+        for number in range(1, 6):
+            await tasks.bind(exchange, f"testing-{number}")
+        told = await channel.declare_queue(exclusive=True)
+        for key in ("task.log", "task.crashed", "task.done", "task.failed"):
+            await told.bind(exchange, key)
+
+        async with a_node(environment):
+            sent = await asyncio.to_thread(run_sample, "send.py", environment, "messages/five-stages.json")
+            heard = [message async for message in until_settled(told, stages=5)]
+
+    assert len(environment) == 15
+    assert sent.returncode == 0, sent.stderr
+    events = [(fields["stage"]["routingKey"], fields["event"]) for key, fields in heard if key == "task.log"]
+    stage = ["received", "downloaded", "passed", "uploaded", "forwarded", "acknowledged"]
+    for number in range(1, 6):
+        assert [event for key, event in events if key == f"testing-{number}"] == stage
+    assert [key for key, _ in heard if key in ("task.done", "task.failed", "task.crashed")] == ["task.done"]
+    with zipfile.ZipFile(ftp_server.root / "greeting.zip") as archive:
+        assert sum(name.startswith("output_processing-exchange_testing-") for name in archive.namelist()) == 5
+        assert archive.testzip() is None
+
+
+def test_every_sample_message_is_in_the_demo_and_is_what_its_name_says() -> None:
+    messages = {path.stem: path.read_bytes() for path in (SAMPLES / "messages").glob("*.json")}
+
+    assert messages.keys() == EXPECTED.keys()
+    for name, body in messages.items():
+        if EXPECTED[name] != "crash: malformed_message":
+            assert parse_task(body).task_id == name
+
+
+@pytest.mark.parametrize("path", sorted((SAMPLES / "configurations").glob("*.env")), ids=lambda path: path.stem)
+def test_a_sample_configuration_exports_the_fifteen_variables(path: Path) -> None:
+    shell = ["sh", "-c", f". {path} && env"]
+
+    exported = subprocess.run(shell, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+
+    names = {line.partition("=")[0] for line in exported.stdout.splitlines()}
+    assert len([name for name in names if name.startswith(("MESSAGE_BROKER_", "REMOTE_STORAGE_"))]) == 15
+
+
+def test_the_demo_ends_with_every_task_as_expected(broker: Broker, docker: str) -> None:
+    command = [sys.executable, "-m", "ulos_stream", "demo"]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=110, env={**os.environ, "COLUMNS": "160"})
+
+    assert ended.returncode == 0, ended.stdout
+    assert "every task ended as expected" in ended.stdout
+    assert all(name in ended.stdout for name in EXPECTED)
+
+
+def a_node(environment: dict[str, str]) -> Any:
+    return NodeProcess.running({"PATH": os.environ["PATH"], **environment})
+
+
+def run_sample(program: str, environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, str(SAMPLES / program), *(str(SAMPLES / argument) for argument in arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+async def until_settled(told: aio_pika.abc.AbstractQueue, stages: int) -> Any:
+    """Routing key and content of each message until so many stages are settled."""
+    settled = 0
+    async with told.iterator(no_ack=True) as messages:
+        async for message in messages:
+            fields = json.loads(message.body)
+            settled += fields.get("event") in ("acknowledged", "rejected")
+            yield message.routing_key, fields
+            if settled == stages:
+                return

@@ -1,0 +1,5 @@
+"""`python -m ulos_stream` is the `ulos` command."""
+
+from ulos_stream.cli import main
+
+main()
