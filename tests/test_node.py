@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import ssl
 import uuid
 import zipfile
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import aio_pika
 import pytest
+import trustme
 from world import Heard, Proxy, World, a_tree, a_world, a_zip
 
 from ulos_stream import routing
@@ -546,6 +548,25 @@ async def test_a_node_waits_for_a_world_that_is_not_there_and_consumes_nothing(
     assert "s3cret" not in str(line)
     assert exit_code == 0
     assert await settled(world) == (1, 0)
+
+
+async def test_amqps_works_with_a_private_authority_and_is_waited_for_without(world: World, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    await world.send(world.task(a_tree("pass")))
+
+    async with Proxy(world.broker.host, world.broker.port, tls).listening() as proxy:
+        over_tls = {"MESSAGE_BROKER_PORT": str(proxy.port), "ULOS_BROKER_TLS": "true"}
+        async with world.node_process(**over_tls) as node:
+            await node.says("waiting", "CERTIFICATE_VERIFY_FAILED")
+        not_consumed = await settled(world)
+        async with world.node(**over_tls, ULOS_BROKER_CA_FILE=str(tmp_path / "ca.pem")):
+            heard = await world.hear_the_end()
+
+    assert not_consumed == (1, 0)
+    assert events(heard)[-1] == "acknowledged"
 
 
 async def test_a_queue_is_consumed_as_it_is_and_never_altered(broker: Broker, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import ssl
 import sys
 import uuid
 import zipfile
@@ -232,17 +233,18 @@ async def a_world(broker: Broker, artifacts: Path, **queue_arguments: Any) -> As
 
 
 class Proxy:
-    """A TCP proxy in front of the broker, to cut connections that the broker does not know are cut."""
+    """A TCP proxy in front of the broker, to cut its connections, or to speak TLS in its place."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = (host, port)
+        self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Proxy"]:
         """Listen on a free port of the loopback interface."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         async with server:
             yield self

@@ -85,7 +85,12 @@ class Node(BaseSettings):
     """`ULOS_*`: everything else. Each has a default."""
 
     model_config = SettingsConfigDict(
-        env_prefix="ULOS_", env_nested_delimiter="_", env_nested_max_split=1, frozen=True, extra="ignore"
+        env_prefix="ULOS_",
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        frozen=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
     )
 
     node: Name = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
@@ -106,16 +111,15 @@ class Node(BaseSettings):
     """Seconds to wait for the broker's confirmation of one message; after them the outcome is unknown."""
     fault_budget_s: Annotated[float, Field(ge=0)] = 300
     """Seconds for which a fault of the infrastructure is retried within a stage before the task crashes."""
-    delivery_timeout_s: Annotated[float, Field(gt=0)] = 1800
-    """The broker's delivery timeout (`consumer_timeout`): 30 minutes unless its configuration says otherwise."""
     max_timeout_s: Annotated[float, Field(ge=0)] = 86_400
     """The longest timeout, in seconds, that a task may ask for: a day."""
     concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
     """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
     grace_s: Annotated[float, Field(ge=0)] = 30
     """Seconds that running stages get after SIGTERM: what Kubernetes waits by default."""
-    work_dir: Path = Path(tempfile.gettempdir())
-    """Where the directories of running stages are made; the container engine must see the same path."""
+    work_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
+    """Where the directories of running stages are made, the system's place for temporary files by default. The
+    container engine must see the same path."""
     executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
     """Folders with an `executor.toml` in each subfolder, separated by `:`; the shipped ones by default."""
     require_executors: Annotated[tuple[str, ...], NoDecode, _split(",")] = ()
