@@ -12,7 +12,7 @@ there() { command -v "$1" >/dev/null 2>&1; }
 missing=""
 want() { there "$1" || missing="$missing $2"; }
 if [ "${1:-}" = python ]; then
-    missing="python3-venv"
+    missing=" python3-venv"
 else
     want rabbitmq-server rabbitmq-server
     want vsftpd vsftpd
