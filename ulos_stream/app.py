@@ -116,6 +116,7 @@ def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
         on_reconnected=[lambda connection: log.info("connection back")],
         graceful_timeout=settings.node.grace_s,
         apply_types=False,
+        app_id="ulos-stream",
         logger=None,
     )
 

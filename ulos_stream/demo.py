@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +61,11 @@ class Journey:
     end: str = ""
     took_s: float = 0.0
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its end and, unless it was no task, the settlement of its last stage are told."""
+        return bool(self.end) and (not self.stages or self.event in ("acknowledged", "rejected"))
+
     def fold(self, routing_key: str | None, message: dict[str, object]) -> None:
         """Take in one message: a log message, a crash message, or the task at the end of its route."""
         self.took_s = time.monotonic() - self.sent
@@ -81,11 +86,11 @@ def run_demo() -> int:
     try:
         with console.status("starting RabbitMQ and an FTP server"), lab() as services:
             journeys = _prepare(services, console)
-            with _node(services) as node_log:
+            with _node(services) as (node, node_log):
                 try:
-                    asyncio.run(_follow(services, journeys, console))
-                except TimeoutError:
-                    console.print(f"[red]not every task ended within {LIMIT_S:g} s; the node's last lines:[/red]")
+                    asyncio.run(_until_ended(node, _follow(services, journeys, console)))
+                except TimeoutError as late:
+                    console.print(f"[red]{late or f'not every task ended within {LIMIT_S:g} s'}; the node said:[/red]")
                     console.print("\n".join(node_log.read_text().splitlines()[-10:]), markup=False, highlight=False)
     except ServiceMissing as missing:
         console.print(f"[red]{missing}[/red]")
@@ -107,8 +112,8 @@ def _prepare(services: Lab, console: Console) -> dict[str, Journey]:
 
 
 @contextmanager
-def _node(services: Lab) -> Iterator[Path]:
-    """A node as a user starts it; yields the file of its log lines."""
+def _node(services: Lab) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """A node as a user starts it, and the file of its log lines."""
     executors = [shipped("executors"), shipped("samples") / "executors"]
     environment = {
         **os.environ,
@@ -122,10 +127,20 @@ def _node(services: Lab) -> Iterator[Path]:
             command = [sys.executable, "-m", "faststream", "run", "ulos_stream.app:app"]
             node = subprocess.Popen(command, env=environment, stderr=stderr, stdout=stderr)
             try:
-                yield log
+                yield node, log
             finally:
                 node.terminate()
                 node.wait(timeout=60)
+
+
+async def _until_ended(node: "subprocess.Popen[bytes]", follow: Coroutine[None, None, None]) -> None:
+    """Await `follow`, unless the node ends first, after which there is nothing to wait for."""
+    following = asyncio.create_task(follow)
+    while not (await asyncio.wait([following], timeout=0.2))[0]:
+        if node.poll() is not None:
+            following.cancel()
+            raise TimeoutError("the node ended")
+    await following
 
 
 async def _follow(services: Lab, journeys: dict[str, Journey], console: Console) -> None:
@@ -151,13 +166,14 @@ async def _follow(services: Lab, journeys: dict[str, Journey], console: Console)
             by_message_id[message.message_id] = journey
             await exchange.publish(message, _routing_key(message.body))
         with Live(_table(journeys), console=console, refresh_per_second=8) as live:
-            async with told.iterator(no_ack=True) as messages:
+            async with told.iterator() as messages:
                 async for heard in messages:
+                    await heard.ack()
                     fields = json.loads(heard.body)
                     journey = journeys.get(fields.get("taskId")) or by_message_id[heard.correlation_id]
                     journey.fold(heard.routing_key, fields)
                     live.update(_table(journeys))
-                    if all(journey.end for journey in journeys.values()):
+                    if all(journey.is_over for journey in journeys.values()):
                         break
 
 

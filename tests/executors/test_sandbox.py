@@ -179,7 +179,7 @@ async def test_a_single_file_is_no_larger_than_the_disk_limit(tmp_path: Path) ->
 
     printed = await said(tmp_path, script, sandbox={"disk_mib": 2})
 
-    assert printed.split()[-1] == str(2 * 1024 * 1024)
+    assert str(2 * 1024 * 1024) in printed.split()
 
 
 def test_no_more_cores_are_asked_for_than_the_engine_has(tmp_path: Path) -> None:
