@@ -1,6 +1,7 @@
 """Containers: verdicts, output, ends. See test_sandbox.py for what holds them, test_engine.py for what breaks."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -161,17 +162,20 @@ async def test_a_run_cancelled_again_and_again_leaves_no_container(tmp_path: Pat
 
 
 async def test_a_container_that_an_earlier_attempt_left_is_removed_first(tmp_path: Path) -> None:
-    job, printout = make_job(tmp_path, "echo started; until [ -e go ]; do sleep 0.05; done")
+    script = "echo started; until [ -e go ]; do sleep 0.05; done"
+    earlier, earlier_printout = make_job(tmp_path, script)
+    later, printout = make_job(tmp_path, script)
+    later = replace(later, message_id=earlier.message_id)
 
     async with container_executor() as executor:
-        first = asyncio.create_task(executor.run(job))
-        await printout.shows("started")
-        [left_over] = containers_of(job)
-        second = asyncio.create_task(executor.run(job))
+        first = asyncio.create_task(executor.run(earlier))
+        await earlier_printout.shows("started")
+        [left_over] = containers_of(earlier)
+        second = asyncio.create_task(executor.run(later))
         await asyncio.wait([first])
-        await printout.shows("started\nstarted")
-        containers = containers_of(job)
-        (job.directory / "go").touch()
+        await printout.shows("started")
+        containers = containers_of(later)
+        (later.directory / "go").touch()
         verdict = await second
 
     assert first.exception() is not None
