@@ -17,7 +17,7 @@ import trustme
 from world import Heard, Proxy, World, a_tree, a_world, a_zip
 
 from ulos_stream import routing
-from ulos_stream.lab import Broker
+from ulos_stream.lab import Broker, pyftpd
 from ulos_stream.tasks import Verdict
 
 
@@ -196,6 +196,7 @@ async def test_nothing_of_a_stage_stays_on_the_node(world: World, tmp_path: Path
 CRASHES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "the executor raises": (a_tree("crash"), {}, "executor_crashed", "crash"),
     "no executor has this key": (a_tree("nobody"), {}, "unknown_executor", "'nobody'"),
+    "an image that is not on the node": (a_tree("gcode-execution"), {}, "executor_unavailable", ""),
     "no artifact": (a_tree("pass"), {"filePath": "/missing.zip"}, "artifact_missing", "/missing.zip"),
     "an artifact that is no zip": (a_tree("pass"), {"filePath": "/broken.zip"}, "archive_rejected", "zip"),
     "an artifact with ..": (a_tree("pass"), {"filePath": "/evil.zip"}, "archive_rejected", ".."),
@@ -567,6 +568,45 @@ async def test_amqps_works_with_a_private_authority_and_is_waited_for_without(wo
 
     assert not_consumed == (1, 0)
     assert events(heard)[-1] == "acknowledged"
+
+
+async def test_ftps_works_with_a_private_authority_and_is_waited_for_without(world: World, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    task = world.task(a_tree("pass"), filePath="/a.zip")
+    await world.send(task)
+
+    with pyftpd(tls=authority.issue_cert("127.0.0.1")) as server:
+        (server.root / "a.zip").write_bytes(a_zip())
+        over_tls = {
+            "ULOS_STORAGE_URL": "ftps://",
+            "REMOTE_STORAGE_HOST": server.host,
+            "REMOTE_STORAGE_PORT": str(server.port),
+            "REMOTE_STORAGE_USERNAME": server.username,
+            "REMOTE_STORAGE_PASSWORD": server.password,
+        }
+        async with world.node_process(**over_tls) as node:
+            await node.says("waiting", "CERTIFICATE_VERIFY_FAILED")
+        not_consumed = await settled(world)
+        async with world.node(**over_tls, ULOS_STORAGE_CA_FILE=str(tmp_path / "ca.pem")):
+            heard = await world.hear_the_end()
+
+    assert not_consumed == (1, 0)
+    assert events(heard)[-1] == "acknowledged"
+
+
+async def test_a_node_binds_no_port(world: World) -> None:
+    async with world.node_process() as node:
+        await node.says("ready")
+        mine = {fd.readlink() for fd in Path(f"/proc/{node.process.pid}/fd").iterdir()}
+        tables = [Path(f"/proc/{node.process.pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+
+    sockets = [line.split() for table in tables for line in table.splitlines()[1:]]
+    listening = {
+        Path(f"socket:[{inode}]") for _, _, _, state, *_, inode in (row[:10] for row in sockets) if state == "0A"
+    }
+    assert any("socket" in str(fd) for fd in mine)
+    assert mine & listening == set()
 
 
 async def test_a_queue_is_consumed_as_it_is_and_never_altered(broker: Broker, tmp_path: Path) -> None:
