@@ -58,19 +58,19 @@ def create_app(settings: Settings) -> FastStream:
         report_fault=log.fault,
     )
     node = Node(settings, consuming, publishing, pipeline, log)
+    connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 
     async def wait_for_the_world() -> None:
         """Consume nothing before everything that a stage needs is there."""
         configure_logging(settings.node.log_level)
         log.info("starting", node=settings.node.node, queue=settings.broker.consumption_queue)
-        address = f"{settings.broker.host}:{settings.broker.port}, virtual host {settings.node.virtual_host!r}"
-        await wait_for(lambda: topology.start_publishing(publishing, address), log.waiting)
+        await wait_for(lambda: connecting.start(publishing), log.waiting)
         await wait_for(storage.check, log.waiting)
         unavailable = await wait_for(lambda: executors.check(settings.node.require_executors), log.waiting)
         for key, reason in unavailable.items():
             log.warning("executor unavailable", executor=key, reason=reason)
         queue = settings.broker.consumption_queue
-        await wait_for(lambda: topology.find_queue(consuming, queue, address), log.waiting)
+        await wait_for(lambda: connecting.find_queue(consuming, queue), log.waiting)
 
     async def say_ready() -> None:
         log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastStream:
         logger=None,
         on_startup=[wait_for_the_world],
         after_startup=[say_ready],
-        on_shutdown=[node.drain],
+        on_shutdown=[connecting.stop, node.drain],
         after_shutdown=[close],
     )
 

@@ -3,11 +3,18 @@
 A node uses what is there: nothing in this module creates or alters an exchange or a queue.
 """
 
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
 import aiormq
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity, InvalidFrameError
 from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitQueue
 
 from ulos_stream.errors import BrokerFault, Unroutable
+
+REACH_S = 5.0
+"""Seconds within which the broker's port must answer."""
 
 
 def exchange(name: str) -> RabbitExchange:
@@ -34,30 +41,65 @@ def publishing_channel() -> Channel:
     return Channel(on_return_raises=True)
 
 
-async def start_publishing(broker: RabbitBroker, address: str) -> None:
-    """Start the publishing broker: connect, log in and look up the declared exchanges.
+class Connecting:
+    """Connects the brokers of a node, and is never cancelled in the middle of an attempt.
 
-    Raises:
-        BrokerFault: The broker, the credentials, the virtual host or an exchange is not there.
+    aio-pika answers the cancellation of an attempt by attempting again for ever, and then the
+    process does not end. So an attempt begins only when the port answers, and a shutdown waits
+    for it.
+
+    Args:
+        host: Of the broker.
+        port: Of the broker.
+        virtual_host: For the messages.
     """
-    try:
-        await broker.start()
-    except (AMQPError, OSError, RuntimeError) as exc:
-        raise _fault(address, exc) from exc
 
+    def __init__(self, host: str, port: int, virtual_host: str) -> None:
+        self._host = host
+        self._port = port
+        self._address = f"broker {host}:{port}, virtual host {virtual_host!r}"
+        self._attempting = asyncio.Lock()
 
-async def find_queue(broker: RabbitBroker, name: str, address: str) -> None:
-    """Connect the consuming broker and look whether the queue `name` exists; consume nothing yet.
+    async def start(self, broker: RabbitBroker) -> None:
+        """Start the publishing broker: connect, log in and look up the declared exchanges.
 
-    Raises:
-        BrokerFault: It does not, or the broker is away.
-    """
-    try:
-        connection = await broker.connect()
-        async with connection.channel() as channel:
-            await channel.get_queue(name)
-    except (AMQPError, OSError, RuntimeError) as exc:
-        raise _fault(address, exc) from exc
+        Raises:
+            BrokerFault: The broker, the credentials, the virtual host or an exchange is not there.
+        """
+        await self._attempt(broker.start)
+
+    async def find_queue(self, broker: RabbitBroker, name: str) -> None:
+        """Connect the consuming broker and look whether the queue `name` exists; consume nothing yet.
+
+        Raises:
+            BrokerFault: It does not, or the broker is away.
+        """
+
+        async def look() -> None:
+            connection = await broker.connect()
+            async with connection.channel() as channel:
+                await channel.get_queue(name)
+
+        await self._attempt(look)
+
+    async def stop(self) -> None:
+        """Wait for the attempt that is being made, if any; no other begins. At most 10 s."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * REACH_S):
+                await self._attempting.acquire()
+
+    async def _attempt(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(REACH_S):
+                _, writer = await asyncio.open_connection(self._host, self._port)
+            writer.transport.abort()
+            async with self._attempting:
+                await attempt()
+        except InvalidFrameError as exc:  # all that aiormq says of a refused Connection.Open
+            reason = "the virtual host does not exist or is closed to this user"
+            raise BrokerFault(f"{self._address}: {reason}") from exc
+        except (AMQPError, OSError, RuntimeError) as exc:
+            raise BrokerFault(f"{self._address}: {exc or type(exc).__name__}") from exc
 
 
 async def find_exchange(broker: RabbitBroker, name: str) -> None:
@@ -90,9 +132,3 @@ async def cancel_consumers(broker: RabbitBroker, queue: RabbitQueue) -> None:
     assert isinstance(channel, aiormq.Channel)  # noqa: S101 (aio_pika types it by its abstract base)
     for tag in list(channel.consumers):
         await own.cancel(tag)
-
-
-def _fault(address: str, exc: Exception) -> BrokerFault:
-    if isinstance(exc, InvalidFrameError):  # all that aiormq says of a refused Connection.Open
-        return BrokerFault(f"broker {address}: the virtual host does not exist or is closed to this user")
-    return BrokerFault(f"broker {address}: {exc or type(exc).__name__}")
