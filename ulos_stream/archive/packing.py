@@ -1,0 +1,162 @@
+"""What untrusted code left behind becomes a zip that every node accepts: walk → admit → add."""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+from ulos_stream.archive.rules import MIB, Limits, Member, admitted, folded, shown, skipped
+from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
+from ulos_stream.archive.tree import DIRECTORY, beneath, closing
+from ulos_stream.errors import ArchiveRejected
+
+_EARLIEST_S, _LATEST_S = 315_532_800, 4_354_819_198  # 1980-01-01 and 2107-12-31 23:59:58, all that a zip can say
+_SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNREADABLE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENXIO}
+
+
+def pack(
+    directory: Path,
+    archive: Path,
+    extra: Mapping[str, Path],
+    limits: Limits,
+    stop: threading.Event | None = None,
+) -> None:
+    """Write what a directory holds at the root of a new zip, sorted by name.
+
+    Links, pipes, sockets, devices and what `skipped` names are left out. A hard link is a
+    regular file. What ought to be in the result and cannot be (a name that breaks a rule, an
+    unreadable file) is refused, because a result with holes would pass for a whole one.
+
+    Args:
+        directory: What a stage left behind.
+        archive: The zip to write. It is not whole if an error is raised.
+        extra: Files by their names in the zip. Each replaces whatever the directory has under that
+            name, file or directory, in upper or lower case.
+        limits: They hold for the result as for any archive.
+        stop: Ends the work when set.
+
+    Raises:
+        ArchiveRejected: The result breaks a rule.
+        StageTimeout: `stop` was set.
+        OSError: The local disk is full or broken.
+    """
+    check = watch("packing", limits, stop)
+    added = [replace(_found(name, path.stat()), source=path) for name, path in extra.items()]
+    taken = {folded(name) for name in extra}
+    with _readable("."):
+        root = os.open(directory, DIRECTORY)
+    with closing(root), ZipFile(archive, "w") as bundle:
+        members = admitted(chain(added, _walk(root, taken, check)), limits, "the result")
+        parents = {os.path.dirname(member.name) for member in members}
+        for member in sorted(members, key=lambda member: member.name):
+            check()
+            if not member.directory:
+                _add(bundle, member, _open(root, member), limits, check)
+            elif member.name not in parents:
+                bundle.writestr(_entry(member), b"")
+    if archive.stat().st_size > limits.zip_mib * MIB:
+        raise ArchiveRejected(f"the result: its zip is larger than {limits.zip_mib} MiB")
+
+
+def output_name(exchange: str, routing_key: str) -> str:
+    """The name of a stage's output file: `output_<exchange>_<routingKey>.txt`.
+
+    Every character outside `[A-Za-z0-9._-]` is %-encoded. A name over 200 bytes becomes its
+    first 187, `-`, the first 8 hex digits of the whole name's sha256, and `.txt`.
+    """
+    parts = (quote(part, safe="", errors="surrogatepass").replace("~", "%7E") for part in (exchange, routing_key))
+    name = f"output_{'_'.join(parts)}.txt"
+    if len(name) > 200:
+        name = f"{name[:187]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.txt"
+    return name
+
+
+def _walk(root: int, taken: set[str], check: Check) -> Iterator[Member]:
+    """The regular files and the directories below an open directory, each before what is in it."""
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        with _readable(folder), beneath(root, folder) as here, os.scandir(here) as entries:
+            for entry in entries:
+                check()
+                status = entry.stat(follow_symlinks=False)
+                member = _found(os.path.join(folder, entry.name), status)
+                packable = member.directory or stat.S_ISREG(status.st_mode)
+                if packable and not skipped(member) and folded(member.name) not in taken:
+                    yield member
+                    if member.directory:
+                        waiting.append(member.name)
+
+
+def _found(name: str, status: os.stat_result) -> Member:
+    directory = stat.S_ISDIR(status.st_mode)
+    return Member(name, directory, 0 if directory else status.st_size, bool(status.st_mode & 0o111), status.st_mtime)
+
+
+def _entry(member: Member) -> ZipInfo:
+    """How a zip describes a member; of its mode, only the executable bit is left."""
+    modified_s = min(max(member.modified or 0, _EARLIEST_S), _LATEST_S)
+    entry = ZipInfo(member.name + "/" * member.directory, time.gmtime(modified_s)[:6])
+    entry.create_system = 3  # Unix: its mode is the upper half of the attributes
+    mode = stat.S_IFDIR | 0o755 if member.directory else stat.S_IFREG | (0o755 if member.executable else 0o644)
+    entry.external_attr = mode << 16
+    entry.file_size = member.size  # tells `ZipFile` whether it takes zip64
+    return entry
+
+
+def _open(root: int, member: Member) -> IO[bytes]:
+    """A file to pack: one of ours by its path, one of the tree's without following or waiting for anything."""
+    if isinstance(member.source, Path):
+        return member.source.open("rb")
+    parent, base = os.path.split(member.name)
+    with _readable(member.name), beneath(root, parent) as folder:
+        return open(base, "rb", opener=lambda name, _: os.open(name, _SOURCE, dir_fd=folder))
+
+
+def _add(bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, check: Check) -> None:
+    with source:
+        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
+            raise ArchiveRejected(f"the result: {shown(member.name)} changed while it was packed")
+        entry = _entry(member)
+        entry.compress_type = ZIP_DEFLATED if _may_deflate(source, member.size, limits.ratio, check) else ZIP_STORED
+        source.seek(0)
+        with bundle.open(entry, "w") as sink:
+            copy(iter(lambda: source.read(BLOCK_BYTES), b""), sink, member, "the result", check)
+
+
+def _may_deflate(source: IO[bytes], size: int, ratio: int, check: Check) -> bool:
+    """Whether a file stays within the ratio when deflated; the next node would take it for a bomb otherwise.
+
+    Most files show after a few blocks that they do.
+    """
+    squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = 0
+    while size > max(MIB, ratio * deflated):
+        check()
+        if not (block := source.read(BLOCK_BYTES)):
+            return False
+        deflated += len(squeeze.compress(block))
+    return True
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """What untrusted code made impossible to open is no error of the disk."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in _UNREADABLE:
+            raise
+        raise ArchiveRejected(f"the result: {shown(name)} cannot be read: {exc.strerror}") from exc

@@ -1,0 +1,77 @@
+"""Directories entered from descriptor to descriptor, so that no link is followed, and removed whatever they hold."""
+
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags to open a directory, and nothing else, by its name."""
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory with whatever is in it; one that is not there is fine.
+
+    No link is followed, and neither modes nor depth are in the way: directories are moved up
+    to the top and emptied there, one after the other. Nobody may write into them meanwhile.
+
+    Raises:
+        OSError: The disk is broken, or the process is neither root nor the owner.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(directory.lstat().st_mode):
+            directory.unlink()
+            return
+        os.chmod(directory, stat.S_IRWXU, follow_symlinks=False)
+        with closing(os.open(directory, DIRECTORY)) as root:
+            waiting = _clear(root, root)
+            while waiting:
+                name = waiting.pop()
+                with closing(os.open(name, DIRECTORY, dir_fd=root)) as folder:
+                    waiting += _clear(folder, root)
+                os.rmdir(name, dir_fd=root)
+        directory.rmdir()
+
+
+def _clear(folder: int, root: int) -> list[str]:
+    """Remove the files of a directory and move its directories to the root; returns their new names."""
+    moved = []
+    for name in os.listdir(folder):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            if mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.chmod(name, stat.S_IRWXU, dir_fd=folder, follow_symlinks=False)
+            moved.append(uuid.uuid4().hex)
+            os.rename(name, moved[-1], src_dir_fd=folder, dst_dir_fd=root)
+        else:
+            os.unlink(name, dir_fd=folder)
+    return moved
+
+
+@contextmanager
+def beneath(start: int, name: str, *, create: bool = False) -> Iterator[int]:
+    """The directory `name` below an open one, entered part by part; the empty name is that one itself."""
+    here = os.dup(start)
+    try:
+        for part in filter(None, name.split("/")):
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(part, dir_fd=here)
+            outer, here = here, os.open(part, DIRECTORY, dir_fd=here)
+            os.close(outer)
+            if create:
+                os.fchmod(here, 0o755)
+        yield here
+    finally:
+        os.close(here)
+
+
+@contextmanager
+def closing(descriptor: int) -> Iterator[int]:
+    """Close a file descriptor at the end."""
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

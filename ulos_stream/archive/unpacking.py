@@ -1,0 +1,150 @@
+"""A zip that anybody made becomes a directory: opened → plan → contents → write."""
+
+import io
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+
+from ulos_stream.archive.rules import MIB, Limits, Member, admitted, contents, shown
+from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
+from ulos_stream.archive.tree import DIRECTORY, beneath, closing
+from ulos_stream.errors import ArchiveRejected, UlosError
+
+# PKWARE's APPNOTE.TXT 6.3.10: flag bits in 4.4.4, the local header without name and extra field in 4.3.7.
+_UTF8, _ENCRYPTED, _HEADER_BYTES = 0x0800, 0x0001 | 0x0040 | 0x2000, 30
+_TARGET = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def unpack(archive: Path, directory: Path, limits: Limits, stop: threading.Event | None = None) -> None:
+    """Extract a zip into an existing, empty directory, as `contents` arranges it.
+
+    Files keep their time, and of their mode whether they are executable: 0755 or 0644.
+
+    Raises:
+        ArchiveRejected: The archive breaks a rule; the text names member, rule and limit. The directory may
+            hold a part of it.
+        StageTimeout: `stop` was set.
+        OSError: The local disk is full or broken.
+    """
+    check = watch("unpacking", limits, stop)
+    with opened(archive, limits) as (bundle, members), closing(os.open(directory, DIRECTORY)) as root:
+        for member in contents(members):
+            check()
+            parent, base = os.path.split(member.name)
+            with beneath(root, member.name if member.directory else parent, create=True) as folder:
+                if not member.directory:
+                    _write(folder, base, member, blocks(bundle, member), check)
+
+
+@contextmanager
+def opened(archive: Path, limits: Limits) -> Iterator[tuple[ZipFile, list[Member]]]:
+    """A zip that keeps every rule, and all its members: those too that `skipped` names.
+
+    Raises:
+        ArchiveRejected: It breaks a rule.
+    """
+    with _Bounded(io.FileIO(archive)) as file:
+        if os.fstat(file.fileno()).st_size > limits.zip_mib * MIB:
+            raise ArchiveRejected(f"the archive: larger than {limits.zip_mib} MiB")
+        file.most_bytes = max(BLOCK_BYTES, limits.entries * 512)
+        with _sound("no zip, or a damaged one"):
+            bundle = ZipFile(file)
+        with bundle:
+            yield bundle, plan(bundle.filelist, bundle.start_dir, limits)
+
+
+class _Bounded(io.BufferedReader):
+    """Bounds what `ZipFile` reads at once: it believes any size that a zip gives for its central directory."""
+
+    most_bytes = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > self.most_bytes:
+            raise ArchiveRejected(f"the archive: its table of contents is larger than {self.most_bytes} bytes")
+        return super().read(size)
+
+
+def blocks(bundle: ZipFile, member: Member) -> Iterator[bytes]:
+    """The content of an archive's member, in blocks.
+
+    Raises:
+        ArchiveRejected: It is damaged, which may show at the end only.
+    """
+    assert isinstance(member.source, ZipInfo)  # noqa: S101
+    with _sound(f"{shown(member.name)} is damaged"), bundle.open(member.source) as source:
+        while block := source.read(BLOCK_BYTES):
+            yield block
+
+
+def plan(infos: Sequence[ZipInfo], end: int, limits: Limits) -> list[Member]:
+    """The members of an archive whose table of contents starts at the offset `end`.
+
+    Raises:
+        ArchiveRejected: They break a rule.
+    """
+    reached = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < reached:
+            raise ArchiveRejected(
+                f"the archive: {shown(info.orig_filename)} overlaps another member, or starts before the file"
+            )
+        reached = info.header_offset + _HEADER_BYTES + len(info.orig_filename) + info.compress_size
+    if reached > end:
+        raise ArchiveRejected("the archive: a member reaches beyond the end")
+    members = (_member(info, limits) for info in infos)
+    return admitted((member for member in members if member.name or not member.directory), limits, "the archive")
+
+
+def _member(info: ZipInfo, limits: Limits) -> Member:
+    name = info.orig_filename  # `filename` ends at the first NUL
+    if not info.flag_bits & _UTF8:
+        with suppress(UnicodeError):  # macOS writes UTF-8 and does not say so
+            name = name.encode("cp437").decode()
+    directory = name.endswith("/")
+    mode = info.external_attr >> 16
+    for rule in _unfit(info, stat.S_IFDIR if directory else stat.S_IFREG, limits):
+        raise ArchiveRejected(f"the archive: {shown(name)} {rule}")
+    modified = None
+    with suppress(ValueError):
+        modified = datetime(*info.date_time, tzinfo=UTC).timestamp()
+    name = "/".join(part for part in name.split("/") if part != ".").removesuffix("/")
+    return Member(name, directory, info.file_size, bool(mode & 0o111), modified, info)
+
+
+def _unfit(info: ZipInfo, kind: int, limits: Limits) -> Iterator[str]:
+    """The rules that a zip's entry breaks by how it is stored."""
+    if info.flag_bits & _ENCRYPTED:
+        yield "is encrypted"
+    if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
+        yield "is neither stored nor deflated"
+    if stat.S_IFMT(info.external_attr >> 16) not in (0, kind):
+        yield "is a link or another special file"
+    if kind == stat.S_IFDIR and info.file_size:
+        yield "is a directory with content"
+    if info.file_size > max(MIB, limits.ratio * info.compress_size):
+        yield f"is more than {limits.ratio} times larger than in the zip"
+
+
+def _write(folder: int, base: str, member: Member, content: Iterable[bytes], check: Check) -> None:
+    with open(base, "wb", opener=lambda name, _: os.open(name, _TARGET, 0o600, dir_fd=folder)) as file:
+        copy(content, file, member, "the archive", check)
+        file.flush()
+        os.fchmod(file.fileno(), 0o755 if member.executable else 0o644)
+        if member.modified is not None:
+            os.utime(file.fileno(), (member.modified, member.modified))
+
+
+@contextmanager
+def _sound(otherwise: str) -> Iterator[None]:
+    """Only `zipfile` works in here, which raises a dozen unrelated types at damaged input."""
+    try:
+        yield
+    except (UlosError, OSError):
+        raise
+    except Exception as exc:
+        raise ArchiveRejected(f"the archive: {otherwise}: {(str(exc) or type(exc).__name__)[:200]}") from exc
