@@ -15,20 +15,17 @@ import hashlib
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from aiormq.exceptions import AMQPError
 from faststream import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitMessage
-from faststream.rabbit.publisher import RabbitPublisher
 
 from ulos_stream import routing, topology
-from ulos_stream.errors import BrokerFault, Crash, FaultBudgetSpent, InternalError, MalformedMessage, Unroutable
+from ulos_stream.errors import Crash, InternalError, MalformedMessage
 from ulos_stream.events import StageEvents
 from ulos_stream.pipeline import Pipeline
-from ulos_stream.publishing import publish
-from ulos_stream.retry import retry, wait_for
+from ulos_stream.publishing import Outbox
 from ulos_stream.settings import Settings
 from ulos_stream.tasks import (
     Hop,
@@ -37,9 +34,7 @@ from ulos_stream.tasks import (
     TaskCrash,
     TaskLog,
     Verdict,
-    Wire,
     crash_message,
-    hop_of,
     malformed_message,
     parse_task,
 )
@@ -82,16 +77,11 @@ class Node:
         broker = settings.broker
         self._settings = settings
         self._consuming = consuming
-        self._publishing = publishing
         self._pipeline = pipeline
         self._log = log
-        self._logs_hop = Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key)
-        self._crash_hop = Hop(exchange=broker.crash_exchange, routing_key=broker.crash_routing_key)
         self._running: dict[StageKey, asyncio.Task[Outcome]] = {}
         self._ended: OrderedDict[StageKey, Outcome] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._known_exchanges: set[str] = set()
-        self.unroutable_events = 0
 
         self._queue = topology.consumption_queue(broker.consumption_queue)
         self.tasks = consuming.subscriber(
@@ -125,6 +115,17 @@ class Node:
             schema=Task,
             title="hops",
             description="Tasks on their way: exchange and routing key are those of the branch taken.",
+        )
+        self.outbox = Outbox(
+            broker=publishing,
+            hops=self.hops,
+            logs=self.logs,
+            logs_hop=Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key),
+            crashes=self.crashes,
+            crash_hop=Hop(exchange=broker.crash_exchange, routing_key=broker.crash_routing_key),
+            timeout_s=settings.node.publish_timeout_s,
+            fault_budget_s=settings.node.fault_budget_s,
+            log=log,
         )
 
     async def receive(self, body: bytes) -> None:
@@ -191,10 +192,10 @@ class Node:
             task = parse_task(body, self._settings.node.max_timeout_s)
         except MalformedMessage as crash:
             self._log.warning("message malformed", message=message_id, reason=str(crash))
-            await self._report_crash(malformed_message(body, crash), message_id)
+            await self.outbox.report_crash(malformed_message(body, crash), message_id)
             return Outcome(done=False, events=None)
 
-        events = StageEvents(task, message_id, self._settings.node.node, self._publish_event)
+        events = StageEvents(task, message_id, self._settings.node.node, self.outbox.log_event)
         started = time.monotonic()
         about = {"task": task.task_id, "stage": task.routing_tree.routing_key, "message": message_id}
         self._log.debug("stage started", **about)
@@ -204,7 +205,7 @@ class Node:
         except Crash as crash:
             say = self._log.error if isinstance(crash, InternalError) else self._log.warning
             say("stage crashed", **about, code=crash.code, reason=str(crash), exc_info=isinstance(crash, InternalError))
-            await self._report_crash(crash_message(task, crash), message_id)
+            await self.outbox.report_crash(crash_message(task, crash), message_id)
             events.emit("crashed", f"{crash.code}: {crash}")
             await events.confirmed()
             return Outcome(done=False, events=events)
@@ -218,62 +219,14 @@ class Node:
             verdict = await self._pipeline.run(task, message_id, events.emit)
             branch = routing.branch(task, verdict)
             if branch is not None:
-                await self._hand_over(routing.next_task(task, branch), routing.hop_id(message_id, verdict), message_id)
+                hop_id = routing.hop_id(message_id, verdict)
+                await self.outbox.hand_over(routing.next_task(task, branch), hop_id, message_id)
                 events.emit("forwarded", f"forwarded to {branch.routing_key}", verdict)
         except (Crash, asyncio.CancelledError):
             raise
         except Exception as defect:
             raise InternalError(f"{type(defect).__name__}: {defect}") from defect
         return verdict
-
-    async def _hand_over(self, task: Task, hop_id: str, message_id: str) -> None:
-        hop = hop_of(task.routing_tree)
-        if hop.exchange and hop.exchange not in self._known_exchanges:
-            await self._persistently(lambda: topology.find_exchange(self._publishing, hop.exchange))
-            self._known_exchanges.add(hop.exchange)
-        try:
-            await self._persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id))
-        except Unroutable:
-            self._known_exchanges.discard(hop.exchange)
-            raise
-
-    async def _report_crash(self, report: TaskCrash | MalformedCrash, message_id: str) -> None:
-        """Publish a crash report; its message is held, unsettled, until the broker has it."""
-        crash_id = routing.crash_id(message_id)
-
-        async def publish_report() -> None:
-            await self._publish(self.crashes, report, self._crash_hop, crash_id, message_id)
-
-        async def attempt() -> None:
-            try:
-                await self._persistently(publish_report)
-            except (Unroutable, FaultBudgetSpent) as unpublished:
-                raise BrokerFault(str(unpublished)) from unpublished
-
-        await wait_for(attempt, lambda reason: self._log.error("crash report held", message=message_id, reason=reason))
-
-    async def _publish_event(self, event: TaskLog, event_id: str, message_id: str) -> None:
-        """Publish a log message. A broker without a place for it costs the task nothing."""
-        try:
-            await self._persistently(lambda: self._publish(self.logs, event, self._logs_hop, event_id, message_id))
-        except Unroutable as nowhere:
-            self.unroutable_events += 1
-            if self.unroutable_events == 1:
-                self._log.warning("event unroutable", reason=str(nowhere), note="said once, then only counted")
-        except FaultBudgetSpent as spent:
-            self._log.error("event lost", task=event.task_id, lost=event.event, reason=str(spent))
-
-    async def _persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        """Try again, with the same message id, while the outcome is unknown, within the fault budget."""
-        await retry(attempt, budget_s=self._settings.node.fault_budget_s, report=self._log.fault)
-
-    async def _publish(
-        self, publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str
-    ) -> None:
-        timeout_s = self._settings.node.publish_timeout_s
-        await publish(
-            publisher, message, hop, message_id=message_id, correlation_id=correlation_id, timeout_s=timeout_s
-        )
 
     async def _settle(self, message: RabbitMessage, key: StageKey, outcome: Outcome) -> None:
         """Ack or reject the delivery, then publish the event that says so, best effort."""

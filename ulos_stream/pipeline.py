@@ -5,6 +5,7 @@ counts as the task's own doing. The task's timeout covers unpack, execute and pa
 """
 
 import asyncio
+import contextlib
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from ulos_stream import archive
 from ulos_stream.errors import Crash, Fault, NodeFault, StageTimeout
-from ulos_stream.executors import Executor, Job, Output
+from ulos_stream.executors import Executor, Job, Output, finish
 from ulos_stream.executors.registry import Registry
 from ulos_stream.retry import retry
 from ulos_stream.storage import Storage
@@ -62,7 +63,7 @@ class Pipeline:
             report("uploaded", f"uploaded {task.file_path}", verdict)
             return verdict
         finally:
-            await asyncio.shield(asyncio.to_thread(archive.remove_tree, space.directory))
+            await finish(asyncio.to_thread(archive.remove_tree, space.directory))
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
         return await retry(step, budget_s=self.fault_budget_s, report=self.report_fault)
@@ -105,7 +106,7 @@ async def _process(
     tree = task.routing_tree
     extra = {archive.output_name(tree.exchange, tree.routing_key): space.output}
     try:
-        await asyncio.to_thread(_empty, space)
+        await finish(asyncio.to_thread(_empty, space))
         output = Output(space.output.open("wb"), executor.output_limit_bytes)
         try:
             if task.timeout == 0:
@@ -142,5 +143,6 @@ async def _in_thread(work: Callable[[threading.Event], None]) -> None:
         await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([running])
+        with contextlib.suppress(Crash):  # it says that it was stopped
+            await finish(running)
         raise

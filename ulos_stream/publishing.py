@@ -7,13 +7,93 @@ message id.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelNotFoundEntity, PublishError
+from faststream.rabbit import RabbitBroker
 from faststream.rabbit.publisher import RabbitPublisher
 
-from ulos_stream.errors import BrokerFault, Unroutable
-from ulos_stream.tasks import Hop, Wire
-from ulos_stream.topology import exchange
+from ulos_stream import routing
+from ulos_stream.errors import BrokerFault, FaultBudgetSpent, Unroutable
+from ulos_stream.retry import retry, wait_for
+from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, TaskLog, Wire, hop_of
+from ulos_stream.telemetry import Log
+from ulos_stream.topology import exchange, find_exchange
+
+
+@dataclass(kw_only=True, eq=False)
+class Outbox:
+    """What a node publishes, through its declared publishers: hops, log messages and crash reports.
+
+    A publish with an unknown outcome is tried again, with the same message id, within the fault budget.
+    """
+
+    broker: RabbitBroker
+    hops: RabbitPublisher
+    logs: RabbitPublisher
+    logs_hop: Hop
+    crashes: RabbitPublisher
+    crash_hop: Hop
+    timeout_s: float
+    """Seconds to wait for the confirmation of one publish."""
+    fault_budget_s: float
+    log: Log
+    unroutable_events: int = 0
+    """Log messages that no queue took."""
+    _known_exchanges: set[str] = field(default_factory=set)
+
+    async def hand_over(self, task: Task, hop_id: str, message_id: str) -> None:
+        """Publish `task` to the root of its tree, with the id `hop_id`, on behalf of the message `message_id`.
+
+        Raises:
+            Unroutable: No queue takes it.
+            FaultBudgetSpent: The broker did not confirm it in time; it may have it all the same.
+        """
+        hop = hop_of(task.routing_tree)
+        if hop.exchange and hop.exchange not in self._known_exchanges:
+            await self._persistently(lambda: find_exchange(self.broker, hop.exchange))
+            self._known_exchanges.add(hop.exchange)
+        try:
+            await self._persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id))
+        except Unroutable:
+            self._known_exchanges.discard(hop.exchange)
+            raise
+
+    async def report_crash(self, report: TaskCrash | MalformedCrash, message_id: str) -> None:
+        """Publish a crash report, however long that takes: the message is held, unsettled, until the broker has it."""
+        crash_id = routing.crash_id(message_id)
+
+        async def attempt() -> None:
+            try:
+                await self._persistently(
+                    lambda: self._publish(self.crashes, report, self.crash_hop, crash_id, message_id)
+                )
+            except (Unroutable, FaultBudgetSpent) as unpublished:
+                raise BrokerFault(str(unpublished)) from unpublished
+
+        await wait_for(attempt, lambda reason: self.log.error("crash report held", message=message_id, reason=reason))
+
+    async def log_event(self, event: TaskLog, event_id: str, message_id: str) -> None:
+        """Publish a log message. A broker without a place for it costs the task nothing."""
+        try:
+            await self._persistently(lambda: self._publish(self.logs, event, self.logs_hop, event_id, message_id))
+        except Unroutable as nowhere:
+            self.unroutable_events += 1
+            if self.unroutable_events == 1:
+                self.log.warning("event unroutable", reason=str(nowhere), note="said once, then only counted")
+        except FaultBudgetSpent as spent:
+            self.log.error("event lost", task=event.task_id, lost=event.event, reason=str(spent))
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        await retry(attempt, budget_s=self.fault_budget_s, report=self.log.fault)
+
+    async def _publish(
+        self, publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str
+    ) -> None:
+        await publish(
+            publisher, message, hop, message_id=message_id, correlation_id=correlation_id, timeout_s=self.timeout_s
+        )
 
 
 async def publish(
