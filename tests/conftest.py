@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from ulos_stream import lab
-from ulos_stream.lab import Broker, FtpServer, ServiceMissing
+from ulos_stream.errors import ServiceMissing
+from ulos_stream.images import local_image
+from ulos_stream.lab import Broker, FtpServer
 
 
 @contextlib.contextmanager
@@ -53,4 +55,4 @@ def ftp_server(request: pytest.FixtureRequest) -> Iterator[FtpServer]:
 def docker() -> str:
     """A container engine that answers; the name of an image on it whose `run` says hello."""
     with required():
-        return lab.local_image("ulos-test/hello", "echo hello\n")
+        return local_image("ulos-test/hello", "echo hello\n")

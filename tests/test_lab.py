@@ -18,7 +18,9 @@ import pytest
 import trustme
 
 from ulos_stream import lab
-from ulos_stream.lab import Broker, FtpServer, Lab, Server, ServiceFailed, ServiceMissing
+from ulos_stream.errors import ServiceMissing
+from ulos_stream.images import local_image
+from ulos_stream.lab import Broker, FtpServer, Lab, Server, ServiceFailed
 
 LIMIT_S = 10.0
 """Within which the kernel must have taken away what was killed."""
@@ -237,12 +239,12 @@ def test_an_image_of_a_script_runs_it_and_is_made_anew_only_when_the_script_chan
     tag = "ulos-test/lab"
     identity = ["docker", "inspect", "--format", "{{.Id}}", tag]
 
-    lab.local_image(tag, "echo first; id -u\n")
+    local_image(tag, "echo first; id -u\n")
     first = subprocess.run(["docker", "run", "--rm", tag, "run"], capture_output=True, check=True).stdout
     made = subprocess.check_output(identity)
-    lab.local_image(tag, "echo first; id -u\n")
+    local_image(tag, "echo first; id -u\n")
     same = subprocess.check_output(identity)
-    lab.local_image(tag, "echo second\n")
+    local_image(tag, "echo second\n")
     second = subprocess.run(["docker", "run", "--rm", tag, "run"], capture_output=True, check=True).stdout
 
     assert (first, second) == (b"first\n0\n", b"second\n")
@@ -253,4 +255,4 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(monkeypatch:
     monkeypatch.setenv("PATH", "")
 
     with pytest.raises(ServiceMissing, match="apt-get install busybox-static"):
-        lab.local_image("ulos-test/none", "")
+        local_image("ulos-test/none", "")

@@ -16,9 +16,9 @@ from faststream import FastStream
 from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
 
-from ulos_stream import topology
+from ulos_stream import shipped, topology
 from ulos_stream.errors import ConfigurationError, UnknownExecutor
-from ulos_stream.executors.registry import build_registry, shipped_executors
+from ulos_stream.executors.registry import build_registry
 from ulos_stream.node import Node
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.retry import wait_for
@@ -39,7 +39,7 @@ def create_app(settings: Settings) -> FastStream:
     consuming, publishing = _open_broker(settings, log), _open_broker(settings, log)
     storage = _open_storage(settings)
     executors = build_registry(
-        settings.node.executors_path or shipped_executors(),
+        settings.node.executors_path or (shipped("executors"),),
         mock_delay_s=settings.node.mock_delay_s,
         node=settings.node.node,
         docker_host=settings.node.docker_host,

@@ -20,7 +20,9 @@ from rich.live import Live
 from rich.table import Table
 
 from ulos_stream import shipped
-from ulos_stream.lab import FtpServer, Lab, ServiceMissing, lab, local_image
+from ulos_stream.errors import ServiceMissing
+from ulos_stream.images import local_image
+from ulos_stream.lab import FtpServer, Lab, lab
 
 EXCHANGE = "processing-exchange"
 QUEUE = "processing-queue"

@@ -2,6 +2,7 @@
 
     UlosError
     ├── ConfigurationError      the environment or a descriptor is wrong: exit code 2, one line a mistake
+    ├── ServiceMissing          the demo or a test lacks a program; the text says how to install it
     ├── Crash                   the stage cannot be carried out, and that is the task's own doing
     │   ├── MalformedMessage        malformed_message     the body is no task
     │   ├── ArtifactMissing         artifact_missing      nothing at the task's file path
@@ -33,6 +34,10 @@ class ConfigurationError(UlosError):
     def __init__(self, *mistakes: str) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
+
+
+class ServiceMissing(UlosError):
+    """A program that the lab needs is not there; the text says which, and the command that installs it."""
 
 
 class Crash(UlosError):

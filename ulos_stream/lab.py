@@ -6,18 +6,14 @@ then the directory stays).
 """
 
 import contextlib
-import hashlib
-import io
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ulos_stream.errors import UlosError
+from ulos_stream.errors import ServiceMissing, UlosError
+from ulos_stream.images import docker
 
 HOST = "127.0.0.1"
 USERNAME = "ulos"
@@ -38,10 +35,6 @@ GUARDED = 'exec 3<&0; (read _ <&3; kill -9 0) & exec "$@" </dev/null 3<&-'
 """Runs a command in a process group that kills itself when the pipe at its standard input closes."""
 NODE = 'epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 & exec "$0"'
 """Runs an Erlang node and its own name service in one process group."""
-
-
-class ServiceMissing(UlosError):
-    """A program that the lab needs is not there; the text says which, and the command that installs it."""
 
 
 class ServiceFailed(UlosError):
@@ -234,8 +227,8 @@ def _contained(directory: Path, port: int, stack: ExitStack) -> Server:
     options = f"--name {name} --hostname {name} --publish {HOST}:{port}:5672".split()
     options += ["--env", f"RABBITMQ_DEFAULT_USER={USERNAME}", "--env", f"RABBITMQ_DEFAULT_PASS={PASSWORD}"]
     hint = "RabbitMQ is not installed: apt-get install rabbitmq-server; or with Docker: docker pull " + BROKER_IMAGE
-    _docker("create", *options, BROKER_IMAGE, hint=hint)
-    stack.callback(_docker, "rm", "--force", "--volumes", name, hint=hint)
+    docker("create", *options, BROKER_IMAGE, hint=hint)
+    stack.callback(docker, "rm", "--force", "--volumes", name, hint=hint)
     start, kill = ["docker", "start", "--attach", name], ["docker", "kill", name]
     return Server(start, directory, port, b"AMQP\x00\x00\x09\x01", b"\x01", dict(os.environ), kill)
 
@@ -398,66 +391,6 @@ def lab() -> Iterator[Lab]:
     """
     with rabbitmq() as broker, pyftpd() as storage:
         yield Lab(broker, storage)
-
-
-def local_image(tag: str, script: str) -> str:
-    """Make the image `tag` of a busybox whose command `run` is the shell `script`; no registry is asked.
-
-    Nothing happens if the tag is that image already. Takes 0.3 s.
-
-    Raises:
-        ServiceMissing: No Docker engine answers, or there is no busybox.
-    """
-    layer = _layer(script)
-    digest = hashlib.sha256(layer).hexdigest()
-    hint = "no Docker engine answers: apt-get install docker.io, and start dockerd as root"
-    named = tag if ":" in tag else f"{tag}:latest"
-    known = _docker("images", "--quiet", "--no-trunc", named, hint=hint).decode().strip()
-    if known and _docker("inspect", "--format", "{{.Comment}}", known, hint=hint).decode().strip() == digest:
-        return tag
-    _docker("import", "--message", digest, "--change", "ENV PATH=/bin", "-", tag, stdin=layer, hint=hint)
-    if known:  # The old image is only litter now, unless another tag or a container needs it.
-        with contextlib.suppress(ServiceMissing):
-            _docker("rmi", known, hint=hint)
-    return tag
-
-
-def _layer(script: str) -> bytes:
-    """A tar of busybox, a link for each of its commands, the libraries it needs if any, and `/bin/run`."""
-    busybox = shutil.which("busybox")
-    if busybox is None:
-        raise ServiceMissing("there is no busybox to make an image of: apt-get install busybox-static")
-    commands = subprocess.run([busybox, "--list"], capture_output=True, check=True, text=True).stdout.split()
-    linked = subprocess.run(["ldd", busybox], capture_output=True, check=False, text=True).stdout
-    libraries = re.findall(r"(/\S+) \(0x", linked)
-    files = {"bin/busybox": Path(busybox).read_bytes(), "bin/run": f"#!/bin/sh\n{script}".encode()}
-    files |= {library.lstrip("/"): Path(library).read_bytes() for library in libraries}
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.mode, member.size = 0o755, len(content)
-            tar.addfile(member, io.BytesIO(content))
-        for command in sorted({*commands} - {"busybox", "run"}):
-            member = tarfile.TarInfo(f"bin/{command}")
-            member.type, member.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(member)
-        member = tarfile.TarInfo("tmp")
-        member.type, member.mode = tarfile.DIRTYPE, 0o1777
-        tar.addfile(member)
-    return packed.getvalue()
-
-
-def _docker(*arguments: str, hint: str, stdin: bytes = b"") -> bytes:
-    """What a `docker` command prints; when it fails, `hint` and its last line are raised."""
-    try:
-        done = subprocess.run(["docker", *arguments], input=stdin, capture_output=True, check=True)
-    except FileNotFoundError as exc:
-        raise ServiceMissing(hint) from exc
-    except subprocess.CalledProcessError as exc:
-        reason = exc.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise ServiceMissing(f"{hint} ({reason})") from exc
-    return done.stdout
 
 
 def _started(build: Callable[[int], Server], stack: ExitStack) -> Server:

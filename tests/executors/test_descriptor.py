@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from ulos_stream import shipped
 from ulos_stream.errors import ConfigurationError
 from ulos_stream.executors.descriptor import (
     ContainerDescriptor,
@@ -13,7 +14,6 @@ from ulos_stream.executors.descriptor import (
     Sandbox,
     read_descriptor,
 )
-from ulos_stream.executors.registry import shipped_executors
 
 CONTAINER = 'routing_key = "check"\nkind = "container"\nimage = "checker"\n'
 PROCESS = 'routing_key = "check"\nkind = "process"\ncommand = ["./check"]\n'
@@ -229,9 +229,7 @@ def test_every_key_is_explained(model: type[Any]) -> None:
 def test_the_shipped_descriptors_keep_the_container_contract_of_ulos(
     key: str, image: str, mount: str, working_dir: str | None, passes: str, environment: dict[str, str]
 ) -> None:
-    [shipped] = shipped_executors()
-
-    descriptor = read_descriptor(shipped / key / "executor.toml")
+    descriptor = read_descriptor(shipped("executors") / key / "executor.toml")
 
     assert isinstance(descriptor, ContainerDescriptor)
     assert (descriptor.routing_key, descriptor.image, descriptor.command) == (key, image, ["run"])

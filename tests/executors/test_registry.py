@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from workbench import NOWHERE, make_job
 
+from ulos_stream import shipped
 from ulos_stream.errors import ConfigurationError, ExecutorCrashed, Fault, UnknownExecutor
-from ulos_stream.executors.registry import Registry, build_registry, shipped_executors
+from ulos_stream.executors.registry import Registry, build_registry
 from ulos_stream.tasks import Verdict
 
 PROCESS = 'kind = "process"\ncommand = ["true"]\n'
@@ -51,12 +52,12 @@ def test_the_mocks_are_always_there(tmp_path: Path) -> None:
 
 
 def test_the_shipped_executors_are_found_and_say_what_they_are() -> None:
-    registry = build(*shipped_executors())
+    registry = build(shipped("executors"))
 
-    shipped = {entry.key: entry for entry in registry if entry.kind == "container"}
-    assert set(shipped) == {"cypress-grammar", "cypress-execution", "gcode-execution", "kotlin-execution"}
-    assert shipped["gcode-execution"].description == "Runs G-code in a simulator."
-    assert shipped["gcode-execution"].origin.endswith("gcode-execution/executor.toml")
+    found = {entry.key: entry for entry in registry if entry.kind == "container"}
+    assert set(found) == {"cypress-grammar", "cypress-execution", "gcode-execution", "kotlin-execution"}
+    assert found["gcode-execution"].description == "Runs G-code in a simulator."
+    assert found["gcode-execution"].origin.endswith("gcode-execution/executor.toml")
 
 
 def test_an_exact_key_wins_over_a_prefix_and_a_long_prefix_over_a_short_one(tmp_path: Path) -> None:

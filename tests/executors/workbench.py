@@ -18,7 +18,7 @@ from ulos_stream.executors.container import ContainerExecutor
 from ulos_stream.executors.descriptor import ContainerDescriptor, ProcessDescriptor
 from ulos_stream.executors.engine import Engine
 from ulos_stream.executors.process import ProcessExecutor
-from ulos_stream.lab import local_image
+from ulos_stream.images import local_image
 
 SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 SCRIPT = "cd /work && exec /bin/sh ./job.sh\n"

@@ -8,7 +8,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
-from ulos_stream import shipped
 from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
 from ulos_stream.executors import Executor
 from ulos_stream.executors.container import ContainerExecutor
@@ -109,11 +108,6 @@ async def _look(executor: Executor) -> str | None:
             return await executor.check()
     except TimeoutError:
         return f"no answer within {CHECK_S:g} s"
-
-
-def shipped_executors() -> tuple[Path, ...]:
-    """Where the descriptors that come with this package are."""
-    return (shipped("executors"),)
 
 
 def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, docker_host: str | None) -> Registry:
