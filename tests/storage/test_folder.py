@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ulos_stream.errors import ArtifactMissing, StorageFault
-from ulos_stream.storage.folder import FolderStorage, temporary_name
+from ulos_stream.storage import temporary_name
+from ulos_stream.storage.folder import FolderStorage
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ async def test_an_upload_does_not_leave_the_root(path: str, root: Path, secret: 
     (tmp_path / "source").write_bytes(b"new")
 
     with pytest.raises(ArtifactMissing, match="leads out of"):
-        await storage(root).upload(tmp_path / "source", path, message_id="m")
+        await storage(root).upload(tmp_path / "source", path, stage_id="m")
 
     assert secret.read_bytes() == b"secret"
     assert list(secret.parent.iterdir()) == [secret]
@@ -64,7 +65,7 @@ async def test_an_upload_over_a_link_replaces_the_link(root: Path, secret: Path,
     (root / "a.zip").symlink_to(secret)
     (tmp_path / "source").write_bytes(b"new")
 
-    await storage(root).upload(tmp_path / "source", "/a.zip", message_id="m")
+    await storage(root).upload(tmp_path / "source", "/a.zip", stage_id="m")
 
     assert (root / "a.zip").read_bytes() == b"new"
     assert secret.read_bytes() == b"secret"
@@ -97,7 +98,7 @@ async def test_without_its_root_the_storage_is_at_fault_and_not_the_task(root: P
     with pytest.raises(StorageFault, match=r"download of '/a.zip'"):
         await away.download("/a.zip", tmp_path / "target")
     with pytest.raises(StorageFault, match=r"upload of '/a.zip'"):
-        await away.upload(tmp_path / "source", "/a.zip", message_id="m")
+        await away.upload(tmp_path / "source", "/a.zip", stage_id="m")
 
 
 async def test_a_cancelled_upload_never_takes_effect(
@@ -112,7 +113,7 @@ async def test_a_cancelled_upload_never_takes_effect(
     monkeypatch.setattr(os, "fsync", fsync)
     (root / "a.zip").write_bytes(b"old")
     (tmp_path / "source").write_bytes(b"new")
-    upload = asyncio.create_task(storage(root).upload(tmp_path / "source", "/a.zip", message_id="m"))
+    upload = asyncio.create_task(storage(root).upload(tmp_path / "source", "/a.zip", stage_id="m"))
 
     await asyncio.to_thread(written.wait, 20)
     upload.cancel()

@@ -17,9 +17,9 @@ import trustme
 from pydantic import SecretStr
 
 from ulos_stream import lab
-from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.lab import FtpServer
-from ulos_stream.storage import ftp
+from ulos_stream.storage import Version, ftp, temporary_name
 from ulos_stream.storage.ftp import FtpStorage
 
 PASSWORD = "correct-horse"
@@ -71,6 +71,7 @@ class Stub:
             "TYPE": self._type,
             "NOOP": self._noop,
             "SIZE": self._size,
+            "MDTM": self._mdtm,
             "EPSV": self._epsv,
             "RETR": self._retr,
             "STOR": self.take,
@@ -135,6 +136,9 @@ class Stub:
 
     async def _size(self, session: Session, path: str) -> None:
         session.say(f"213 {len(self.files[path])}" if path in self.files else "550 nothing there")
+
+    async def _mdtm(self, session: Session, path: str) -> None:
+        session.say("213 20261124080000" if path in self.files else "550 nothing there")
 
     async def _epsv(self, session: Session, _: str) -> None:
         session.say(f"229 go on (|||{await session.listen()}|)")
@@ -275,7 +279,7 @@ async def test_while_the_server_is_down_there_are_faults_and_afterwards_there_ar
 async def test_a_server_killed_in_an_upload_leaves_the_old_artifact_whole(
     server: FtpServer, connect: Connect, large: Path
 ) -> None:
-    upload = asyncio.create_task(connect(server).upload(large, ARTIFACT, message_id="m"))
+    upload = asyncio.create_task(connect(server).upload(large, ARTIFACT, stage_id="m"))
 
     await until(lambda: list(server.root.glob("*.tmp")))
     server.stop()
@@ -289,7 +293,7 @@ async def test_a_cancelled_upload_leaves_the_old_artifact_and_nothing_beside_it(
     server: FtpServer, connect: Connect, large: Path, new: Path
 ) -> None:
     storage = connect(server)
-    upload = asyncio.create_task(storage.upload(large, ARTIFACT, message_id="m"))
+    upload = asyncio.create_task(storage.upload(large, ARTIFACT, stage_id="m"))
 
     await until(lambda: list(server.root.glob("*.tmp")))
     upload.cancel()
@@ -297,7 +301,7 @@ async def test_a_cancelled_upload_leaves_the_old_artifact_and_nothing_beside_it(
         await upload
 
     assert [(file.name, file.read_bytes()) for file in server.root.iterdir()] == [("a.zip", OLD)]
-    await storage.upload(new, ARTIFACT, message_id="m")
+    await storage.upload(new, ARTIFACT, stage_id="m")
     assert [(file.name, file.read_bytes()) for file in server.root.iterdir()] == [("a.zip", NEW)]
 
 
@@ -330,7 +334,7 @@ async def test_explicit_tls_works_with_the_private_authority_and_is_refused_with
     with program(tls=authority.issue_cert(server.host)) as guarded:
         storage = connect(guarded, tls=trusting)
         for source in (new, tmp_path / "large"):
-            await storage.upload(source, ARTIFACT, message_id="m")
+            await storage.upload(source, ARTIFACT, stage_id="m")
             await storage.download(ARTIFACT, tmp_path / "back")
             assert (tmp_path / "back").read_bytes() == source.read_bytes()
         with pytest.raises(StorageFault, match="certificate verify failed"):
@@ -368,7 +372,7 @@ async def test_uploads_that_fail_at_once_all_tidy_up_after_themselves(stub: Stub
     stub.on["RNTO"] = lambda session, _: refuse(session, "550 no")
     storage = connect(stub, connections=2)
 
-    uploads = (storage.upload(new, ARTIFACT, message_id=str(number)) for number in range(9))
+    uploads = (storage.upload(new, ARTIFACT, stage_id=str(number)) for number in range(9))
     ends = await asyncio.gather(*uploads, return_exceptions=True)
 
     assert [type(end) for end in ends] == [StorageFault] * 9
@@ -397,7 +401,7 @@ async def test_a_connection_closed_while_idle_is_replaced_silently(
         storage.check(),
         storage.download(ARTIFACT, tmp_path / "a"),
         storage.check(),
-        storage.upload(new, ARTIFACT, message_id="m"),
+        storage.upload(new, ARTIFACT, stage_id="m"),
     ):
         await operation
 
@@ -631,14 +635,46 @@ async def test_the_temporary_name_carries_the_hash_of_the_message_id_and_differs
 ) -> None:
     storage = connect(stub)
 
-    await storage.upload(new, ARTIFACT, message_id="a-message")
-    await storage.upload(new, ARTIFACT, message_id="a-message")
+    await storage.upload(new, ARTIFACT, stage_id="a-message")
+    await storage.upload(new, ARTIFACT, stage_id="a-message")
 
     first, second = (line.removeprefix("STOR ") for line in stub.told if line.startswith("STOR"))
     mark = hashlib.sha256(b"a-message").hexdigest()[:16]
     assert re.fullmatch(rf"/a\.zip\.ulos-{mark}-[0-9a-f]{{8}}\.tmp", first)
     assert first != second
     assert stub.files == {ARTIFACT: NEW}
+
+
+async def test_the_size_alone_tells_versions_apart_where_the_server_knows_no_times(
+    stub: Stub, connect: Connect, new: Path, tmp_path: Path
+) -> None:
+    stub.on["MDTM"] = lambda session, _: refuse(session, "502 not yet")
+    storage = connect(stub)
+    version = await storage.download(ARTIFACT, tmp_path / "a")
+
+    await storage.upload(new, ARTIFACT, stage_id="m", expected=version)
+    with pytest.raises(ArtifactChanged):
+        await storage.upload(new, ARTIFACT, stage_id="m", expected=version)
+
+    assert version == Version(len(OLD), None)
+    assert stub.files == {ARTIFACT: NEW}
+
+
+async def test_a_sweep_without_a_listing_is_a_fault(stub: Stub, connect: Connect) -> None:
+    stub.on["NLST"] = lambda session, _: refuse(session, "451 not now")
+
+    with pytest.raises(StorageFault, match=r"sweep beside '/a.zip' .* 451 not now"):
+        await connect(stub).sweep(ARTIFACT, stage_id="m")
+
+
+async def test_a_listing_of_whole_paths_is_understood_too(stub: Stub, connect: Connect) -> None:
+    left, others = temporary_name(ARTIFACT, "m"), temporary_name(ARTIFACT, "another")
+    stub.files |= {left: b"", others: b""}
+    stub.on["NLST"] = lambda session, _: stub.send(session, "".join(f"{path}\r\n" for path in stub.files).encode())
+
+    await connect(stub).sweep(ARTIFACT, stage_id="m")
+
+    assert stub.files == {ARTIFACT: OLD, others: b""}
 
 
 @pytest.mark.parametrize(
@@ -665,7 +701,7 @@ async def test_an_upload_that_fails_is_a_fault_and_leaves_the_old_artifact_alone
     stub.on[verb] = lambda session, path: misbehaviour(stub, session, path)
 
     with pytest.raises(StorageFault, match=f"upload of '/a.zip' on 127.0.0.1:{stub.port} failed: .*{reason}"):
-        await connect(stub).upload(new, ARTIFACT, message_id="m")
+        await connect(stub).upload(new, ARTIFACT, stage_id="m")
 
     assert stub.files == {ARTIFACT: OLD}
 
@@ -677,7 +713,7 @@ async def test_the_reason_why_a_server_breaks_off_a_large_upload_is_in_the_fault
     stub.on["STOR"] = lambda session, path: stub.take(session, path, 5, "452 disk full")
 
     with pytest.raises(StorageFault, match="452 disk full"):
-        await connect(stub).upload(tmp_path / "large", ARTIFACT, message_id="m")
+        await connect(stub).upload(tmp_path / "large", ARTIFACT, stage_id="m")
 
     assert stub.files == {ARTIFACT: OLD}
 
@@ -694,7 +730,7 @@ async def test_an_upload_into_a_stall_ends_within_the_limit_and_is_tidied_up(
     stub.on["STOR"] = stall
 
     with pytest.raises(StorageFault, match="it took too long"):
-        await connect(stub, timeout_s=1).upload(tmp_path / "large", ARTIFACT, message_id="m")
+        await connect(stub, timeout_s=1).upload(tmp_path / "large", ARTIFACT, stage_id="m")
 
     assert stub.files == {ARTIFACT: OLD}
 
@@ -708,12 +744,12 @@ async def test_a_clean_up_that_fails_ends_soon_and_does_not_hide_why_the_upload_
 
     async with asyncio.timeout(10):
         with pytest.raises(StorageFault, match="553 the true reason"):
-            await connect(stub).upload(new, ARTIFACT, message_id="m")
+            await connect(stub).upload(new, ARTIFACT, stage_id="m")
 
 
 async def test_an_upload_cancelled_twice_is_still_tidied_up(stub: Stub, connect: Connect, new: Path) -> None:
     deleting, stub.on["DELE"], stub.on["RNTO"] = stub.on["DELE"], stub.stall, stub.stall
-    upload = asyncio.create_task((storage := connect(stub)).upload(new, ARTIFACT, message_id="m"))
+    upload = asyncio.create_task((storage := connect(stub)).upload(new, ARTIFACT, stage_id="m"))
     await stub.stalled.wait()
     allowed = asyncio.Event()
 
@@ -747,7 +783,7 @@ async def test_no_socket_is_left_to_the_garbage_collector(
     with pytest.raises(ArtifactMissing):
         await storage.download(ARTIFACT, tmp_path / "a")
     with pytest.raises(StorageFault):
-        await storage.upload(new, ARTIFACT, message_id="m")
+        await storage.upload(new, ARTIFACT, stage_id="m")
     with pytest.raises(StorageFault):
         await connect(stub, password=SecretStr("wrong")).check()
     gc.collect()

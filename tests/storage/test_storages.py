@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.lab import FtpServer
-from ulos_stream.storage import Storage
+from ulos_stream.storage import Storage, temporary_name
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 
@@ -52,16 +52,52 @@ class Promises:
 
         for content in CONTENTS.values():
             source.write_bytes(content)
-            await place.storage.upload(source, path, message_id="m")
+            await place.storage.upload(source, path, stage_id="m")
             await place.storage.download(path, target)
 
             assert target.read_bytes() == content
             assert place.files() == {path: content}
 
+    async def test_an_upload_replaces_the_version_that_it_expects(self, place: Place, tmp_path: Path) -> None:
+        place.put("/a.zip", b"old")
+        (tmp_path / "source").write_bytes(b"new one")
+
+        version = await place.storage.download("/a.zip", tmp_path / "target")
+        await place.storage.upload(tmp_path / "source", "/a.zip", stage_id="m", expected=version)
+
+        assert place.files() == {"/a.zip": b"new one"}
+
+    @pytest.mark.parametrize("change", [b"longer", None, b"els"], ids=["another size", "gone", "another time"])
+    async def test_an_upload_over_another_version_says_so_and_changes_nothing(
+        self, change: bytes | None, place: Place, tmp_path: Path
+    ) -> None:
+        place.put("/a.zip", b"old")
+        os.utime(place.root / "a.zip", (0, 0))
+        (tmp_path / "source").write_bytes(b"new one")
+        version = await place.storage.download("/a.zip", tmp_path / "target")
+
+        (place.root / "a.zip").unlink()
+        if change is not None:
+            place.put("/a.zip", change)
+        with pytest.raises(ArtifactChanged, match="not what was downloaded"):
+            await place.storage.upload(tmp_path / "source", "/a.zip", stage_id="m", expected=version)
+
+        assert place.files() == ({} if change is None else {"/a.zip": change})
+
+    @pytest.mark.parametrize("path", NAMES, ids=["plain", "spaces", "utf-8", "folder", "longest"])
+    async def test_a_sweep_removes_what_the_same_stage_left_and_nothing_else(self, path: str, place: Place) -> None:
+        others = [path, temporary_name(path, "another"), temporary_name("/b.zip", "m")]
+        for left in [*others, temporary_name(path, "m"), temporary_name(path, "m")]:
+            place.put(left, b"half")
+
+        await place.storage.sweep(path, stage_id="m")
+
+        assert sorted(place.files()) == sorted(others)
+
     async def test_an_upload_creates_what_was_not_there(self, place: Place, tmp_path: Path) -> None:
         (tmp_path / "source").write_bytes(b"new")
 
-        await place.storage.upload(tmp_path / "source", "/new.zip", message_id="m")
+        await place.storage.upload(tmp_path / "source", "/new.zip", stage_id="m")
 
         assert place.files() == {"/new.zip": b"new"}
 
@@ -86,7 +122,7 @@ class Promises:
         (tmp_path / "source").write_bytes(b"new")
 
         with pytest.raises(StorageFault, match=r"upload of '/no folder/a.zip'"):
-            await place.storage.upload(tmp_path / "source", "/no folder/a.zip", message_id="m")
+            await place.storage.upload(tmp_path / "source", "/no folder/a.zip", stage_id="m")
 
         assert place.files() == {}
 
@@ -96,7 +132,7 @@ class Promises:
         place.put("/a.zip", b"a")
 
         with pytest.raises(StorageFault):
-            await place.storage.upload(tmp_path / "none", "/a.zip", message_id="m")
+            await place.storage.upload(tmp_path / "none", "/a.zip", stage_id="m")
 
         assert place.files() == {"/a.zip": b"a"}
 
@@ -107,7 +143,7 @@ class Promises:
         (tmp_path / "source").write_bytes(b"new")
 
         with pytest.raises(StorageFault):
-            await place.storage.upload(tmp_path / "source", "/folder", message_id="m")
+            await place.storage.upload(tmp_path / "source", "/folder", stage_id="m")
 
         assert place.files() == {"/folder/b.zip": b"b"}
 
@@ -116,7 +152,7 @@ class Promises:
             file = tmp_path / f"{number}"
             for turn in range(5):
                 file.write_bytes(f"{number} {turn}".encode() * 1_000)
-                await place.storage.upload(file, f"/{number}.zip", message_id=str(number))
+                await place.storage.upload(file, f"/{number}.zip", stage_id=str(number))
                 await place.storage.download(f"/{number}.zip", tmp_path / f"{number} back")
                 assert (tmp_path / f"{number} back").read_bytes() == file.read_bytes()
 
@@ -137,7 +173,7 @@ class Promises:
         watcher = asyncio.create_task(watch())
         for content in contents:
             (tmp_path / "source").write_bytes(content)
-            await place.storage.upload(tmp_path / "source", "/a.zip", message_id="m")
+            await place.storage.upload(tmp_path / "source", "/a.zip", stage_id="m")
         watcher.cancel()
 
         assert set(seen) <= set(contents)

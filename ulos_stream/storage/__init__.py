@@ -1,7 +1,23 @@
 """Where artifacts live: one small protocol, chosen by URL scheme."""
 
+import hashlib
+import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+NAME_BYTES = 255
+"""The longest file name that Linux file systems take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a storage tells of an artifact without giving it away; another one is another artifact."""
+
+    size: int
+    """In bytes."""
+    modified: str | None
+    """When it was last written, in the storage's own words; FTP tells whole seconds. None if it does not tell."""
 
 
 class Storage(Protocol):
@@ -19,8 +35,11 @@ class Storage(Protocol):
         """
         ...
 
-    async def download(self, path: str, target: Path) -> None:
+    async def download(self, path: str, target: Path) -> Version:
         """Copy the artifact at `path` into the local file `target`, whole.
+
+        Returns:
+            The artifact's version, asked for before the transfer.
 
         Raises:
             ArtifactMissing: The storage answers, and there is no such file.
@@ -29,17 +48,45 @@ class Storage(Protocol):
         """
         ...
 
-    async def upload(self, source: Path, path: str, *, message_id: str) -> None:
+    async def upload(self, source: Path, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         """Replace the artifact at `path` by the local file `source`, at once or not at all.
 
-        The bytes go to a temporary name beside `path` (built from `message_id`, so that a
-        redelivered stage knows its own leftovers), are counted, and are renamed over it.
+        The bytes go to a temporary name beside `path`, are counted, and are renamed over it.
+
+        Args:
+            source: The local file.
+            path: The artifact.
+            stage_id: The same for every attempt at the stage; the temporary name begins with it.
+            expected: The version that is to be replaced, looked at last before the rename; None for any.
 
         Raises:
+            ArtifactChanged: There is another version, or none any more.
             StorageFault: The artifact is whole, the old one or, if only the answer to the rename was lost, the new.
+        """
+        ...
+
+    async def sweep(self, path: str, *, stage_id: str) -> None:
+        """Remove the temporary files beside `path` that earlier attempts at the stage have left.
+
+        Raises:
+            StorageFault: Some may be left.
         """
         ...
 
     async def aclose(self) -> None:
         """Close every connection. Idempotent."""
         ...
+
+
+def temporary_name(path: str, stage_id: str) -> str:
+    """A new name beside `path` under which a stage stores its result before the rename."""
+    folder, prefix = temporary_prefix(path, stage_id)
+    return f"{folder}/{prefix}{secrets.token_hex(4)}.tmp"
+
+
+def temporary_prefix(path: str, stage_id: str) -> tuple[str, str]:
+    """The folder of `path`, and how all names begin that `temporary_name` gives there to a stage."""
+    folder, _, name = path.rpartition("/")
+    mark = f".ulos-{hashlib.sha256(stage_id.encode()).hexdigest()[:16]}-"
+    room = NAME_BYTES - len(mark) - len("12345678.tmp")
+    return folder, name.encode()[:room].decode(errors="ignore") + mark

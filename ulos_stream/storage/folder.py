@@ -2,25 +2,18 @@
 
 import asyncio
 import contextlib
-import hashlib
 import os
-import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
+from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
+from ulos_stream.storage import Version, temporary_name, temporary_prefix
+
+T = TypeVar("T")
 
 BLOCK_BYTES = 256 * 1024
-NAME_BYTES = 255
-"""The longest file name that Linux file systems take."""
-
-
-def temporary_name(path: str, message_id: str) -> str:
-    """A new name beside `path` under which the stage of `message_id` stores its result before the rename."""
-    folder, _, name = path.rpartition("/")
-    mark = f".ulos-{hashlib.sha256(message_id.encode()).hexdigest()[:16]}-{secrets.token_hex(4)}.tmp"
-    return f"{folder}/{name.encode()[: NAME_BYTES - len(mark)].decode(errors='ignore')}{mark}"
 
 
 class FolderStorage:
@@ -38,26 +31,28 @@ class FolderStorage:
     async def check(self) -> None:
         await self._in_thread(f"check of {self._root}", lambda stop: os.scandir(self._root).close())
 
-    async def download(self, path: str, target: Path) -> None:
-        def copy(stop: threading.Event) -> None:
+    async def download(self, path: str, target: Path) -> Version:
+        def copy(stop: threading.Event) -> Version:
             source = self._inside(path)
             if not source.is_file():
                 os.stat(self._root)  # without its root the storage is away, and the artifact is not to blame
                 raise ArtifactMissing(f"there is no {path!r} in {self._root}")
             with source.open("rb") as reader, target.open("wb") as writer:
-                if (size := os.fstat(reader.fileno()).st_size) > self._max_bytes:
+                version = _version(os.fstat(reader.fileno()))
+                if (size := version.size) > self._max_bytes:
                     raise ArchiveRejected(f"{path!r} has {size} bytes, and {self._max_bytes} are allowed")
                 count = 0
                 while count <= size and not stop.is_set() and (block := reader.read(BLOCK_BYTES)):
                     count += writer.write(block)
             if count != size:
                 raise OSError(f"{count} bytes came, and {size} were announced")
+            return version
 
-        await self._in_thread(f"download of {path!r} from {self._root}", copy)
+        return await self._in_thread(f"download of {path!r} from {self._root}", copy)
 
-    async def upload(self, source: Path, path: str, *, message_id: str) -> None:
+    async def upload(self, source: Path, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         def replace(stop: threading.Event) -> None:
-            folder, name = os.path.split(temporary_name(path, message_id))
+            folder, name = os.path.split(temporary_name(path, stage_id))
             temporary = self._inside(folder) / name
             try:
                 with source.open("rb") as reader, temporary.open("xb") as writer:
@@ -67,13 +62,26 @@ class FolderStorage:
                     os.fsync(writer.fileno())
                     if writer.tell() != os.fstat(reader.fileno()).st_size:
                         raise OSError(f"{source} changed meanwhile, or the upload was cancelled")
+                target = temporary.with_name(path.rpartition("/")[2])
+                if expected is not None and expected != _version_of(target):
+                    raise ArtifactChanged(f"{path!r} in {self._root} is not what was downloaded any more")
                 if not stop.is_set():
-                    temporary.replace(temporary.with_name(path.rpartition("/")[2]))
+                    temporary.replace(target)
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
 
         await self._in_thread(f"upload of {path!r} to {self._root}", replace)
+
+    async def sweep(self, path: str, *, stage_id: str) -> None:
+        def remove(stop: threading.Event) -> None:
+            folder, prefix = temporary_prefix(path, stage_id)
+            with os.scandir(self._inside(folder)) as entries:
+                for entry in entries:
+                    if entry.name.startswith(prefix):
+                        os.unlink(entry.path)
+
+        await self._in_thread(f"sweep beside {path!r} in {self._root}", remove)
 
     async def aclose(self) -> None:
         """Nothing is open between calls."""
@@ -88,12 +96,23 @@ class FolderStorage:
             raise ArtifactMissing(f"{path!r} leads out of {self._root}")
         return found
 
-    async def _in_thread(self, doing: str, work: Callable[[threading.Event], None]) -> None:
+    async def _in_thread(self, doing: str, work: Callable[[threading.Event], T]) -> T:
         """Run `work` in a thread; when this task is cancelled, tell it to stop before it takes effect."""
         stop = threading.Event()
         try:
-            await asyncio.to_thread(work, stop)
+            return await asyncio.to_thread(work, stop)
         except OSError as exc:
             raise StorageFault(f"{doing} failed: {exc}") from exc
         finally:
             stop.set()
+
+
+def _version(status: os.stat_result) -> Version:
+    return Version(status.st_size, str(status.st_mtime_ns))
+
+
+def _version_of(file: Path) -> Version | None:
+    try:
+        return _version(file.stat())
+    except FileNotFoundError:
+        return None

@@ -11,16 +11,21 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import aioftp
 from aioftp.common import SSLSessionBoundContext
 from pydantic import SecretStr
 
-from ulos_stream.errors import ArchiveRejected, ArtifactMissing, StorageFault
-from ulos_stream.storage.folder import BLOCK_BYTES, temporary_name
+from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
+from ulos_stream.storage import Version, temporary_name, temporary_prefix
 
+BLOCK_BYTES = 256 * 1024
+LISTING_BYTES = 8 * 1024 * 1024
+"""The longest listing of a folder that is read: some hundred thousand names."""
 TIDY_S = 5.0
 """Longest time for removing what a broken upload left, in seconds."""
+T = TypeVar("T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -54,11 +59,11 @@ class FtpStorage:
     async def check(self) -> None:
         await self._run("check", lambda client: client.ask("NOOP", "2xx"))
 
-    async def download(self, path: str, target: Path) -> None:
-        async def fetch(client: _Client) -> None:
+    async def download(self, path: str, target: Path) -> Version:
+        async def fetch(client: _Client) -> Version:
             try:
-                size = await client.size(path)
-                if size > self.max_bytes:
+                version = await client.version(path)
+                if (size := version.size) > self.max_bytes:
                     raise ArchiveRejected(f"{path!r} has {size} bytes, and {self.max_bytes} are allowed")
                 count = 0
                 with target.open("wb") as file:
@@ -67,13 +72,14 @@ class FtpStorage:
                             count += file.write(block)
                 if count != size:  # the server may have reported success all the same
                     raise _Unusable(f"{count} bytes came, and {size} were announced")
+                return version
             except _Missing as exc:
                 raise ArtifactMissing(f"there is no {path!r} on {self.host}:{self.port}: {exc}") from exc
 
-        await self._run(f"download of {path!r}", fetch)
+        return await self._run(f"download of {path!r}", fetch)
 
-    async def upload(self, source: Path, path: str, *, message_id: str) -> None:
-        temporary = temporary_name(path, message_id)
+    async def upload(self, source: Path, path: str, *, stage_id: str, expected: Version | None = None) -> None:
+        temporary = temporary_name(path, stage_id)
         begun = False
 
         async def replace(client: _Client) -> None:
@@ -89,6 +95,8 @@ class FtpStorage:
                 size = os.fstat(file.fileno()).st_size
             if (stored := await client.size(temporary)) != size:
                 raise _Unusable(f"{stored} of {size} bytes arrived")
+            if expected is not None and expected != await client.version_if_any(path):
+                raise ArtifactChanged(f"{path!r} on {self.host}:{self.port} is not what was downloaded any more")
             await client.ask(f"RNFR {temporary}", "350")
             await client.ask(f"RNTO {path}", "2xx")
 
@@ -102,6 +110,17 @@ class FtpStorage:
                 await asyncio.shield(tidying)
             raise
 
+    async def sweep(self, path: str, *, stage_id: str) -> None:
+        folder, prefix = temporary_prefix(path, stage_id)
+
+        async def remove(client: _Client) -> None:
+            for name in await client.names(folder or "/"):
+                if name.startswith(prefix):
+                    with contextlib.suppress(_Missing):
+                        await client.ask(f"DELE {folder}/{name}", "2xx")
+
+        await self._run(f"sweep beside {path!r}", remove)
+
     async def aclose(self) -> None:
         self._closed = True
         if self._tidying:
@@ -114,8 +133,8 @@ class FtpStorage:
             await self._run("removal", lambda client: client.ask(f"DELE {temporary}", "2xx"), limit_s=TIDY_S)
 
     async def _run(
-        self, doing: str, operation: Callable[["_Client"], Awaitable[object]], limit_s: float = float("inf")
-    ) -> None:
+        self, doing: str, operation: Callable[["_Client"], Awaitable[T]], limit_s: float = float("inf")
+    ) -> T:
         """Lend a client to `operation`; translate what goes wrong."""
         try:
             async with asyncio.timeout(min(self.timeout_s, limit_s)), self._slots:
@@ -133,15 +152,16 @@ class FtpStorage:
                 self._close_idle()  # what broke this connection may have broken them all
             raise StorageFault(f"{doing} on {self.host}:{self.port} failed: {_reason(exc)}") from exc
 
-    async def _lend(self, client: "_Client", operation: Callable[["_Client"], Awaitable[object]]) -> None:
+    async def _lend(self, client: "_Client", operation: Callable[["_Client"], Awaitable[T]]) -> T:
         try:
-            await operation(client)
+            result = await operation(client)
         except BaseException:
             client.close()
             raise
         self._idle.append(client)
         if self._closed:
             self._close_idle()
+        return result
 
     async def _connect(self) -> "_Client":
         client = _Client(aioftp.Client())
@@ -186,6 +206,25 @@ class _Client:
         if code != "213":
             raise _Unusable("the server does not implement SIZE, without which no transfer can be trusted")
         return int(text)
+
+    async def version(self, path: str) -> Version:
+        size = await self.size(path)
+        code, text = await self.ask(f"MDTM {path}", "213", "50x")  # RFC 3659, section 3
+        return Version(size, text if code == "213" else None)
+
+    async def version_if_any(self, path: str) -> Version | None:
+        try:
+            return await self.version(path)
+        except _Missing:
+            return None
+
+    async def names(self, folder: str) -> list[str]:
+        """What is in a folder. Some servers answer with paths."""
+        listing = b""
+        async with self.data(f"NLST {folder}") as (reader, _):
+            while len(listing) <= LISTING_BYTES and (block := await reader.read(BLOCK_BYTES)):
+                listing += block
+        return [line.rpartition("/")[2] for line in listing.decode(errors="replace").splitlines()]
 
     @contextlib.asynccontextmanager
     async def data(self, command: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
