@@ -37,18 +37,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ulos_stream.archive import (
-    Limits,
-    Member,
-    blocks,
-    contents,
-    opened,
-    output_name,
-    pack,
-    remove_tree,
-    skipped,
-    unpack,
-)
+from ulos_stream.archive import Limits, output_name, pack, remove_tree, unpack
+from ulos_stream.archive.rules import Member, contents, skipped
+from ulos_stream.archive.unpacking import blocks, opened
 from ulos_stream.errors import ArchiveRejected, StageTimeout
 
 MIB = 1024 * 1024

@@ -4,27 +4,17 @@ What comes in was made by anybody, and what goes out was left behind by untruste
 same rules on names, counts and sizes hold for both, and they are checked before a byte is
 moved: what `pack` writes, `unpack` accepts on every node with the same limits.
 
-    rules.py      what an artifact may be, and what a stage sees of it; pure
-    unpacking.py  a zip becomes a directory
-    packing.py    a directory becomes a zip
-    transfer.py   content moved block by block
-    tree.py       directories entered without following a link
+    rules.py        what an artifact may be, and what a stage sees of it; pure
+    unpacking.py    a zip becomes a directory
+    packing.py      a directory becomes a zip
+    fingerprint.py  what a stage sees of an artifact, as one hash
+    transfer.py     content moved block by block
+    tree.py         directories entered without following a link
 """
 
 from ulos_stream.archive.packing import output_name, pack
-from ulos_stream.archive.rules import Limits, Member, contents, skipped
+from ulos_stream.archive.rules import Limits
 from ulos_stream.archive.tree import remove_tree
-from ulos_stream.archive.unpacking import blocks, opened, unpack
+from ulos_stream.archive.unpacking import fingerprint_of, read_journal, unpack
 
-__all__ = [
-    "Limits",
-    "Member",
-    "blocks",
-    "contents",
-    "opened",
-    "output_name",
-    "pack",
-    "remove_tree",
-    "skipped",
-    "unpack",
-]
+__all__ = ["Limits", "fingerprint_of", "output_name", "pack", "read_journal", "remove_tree", "unpack"]

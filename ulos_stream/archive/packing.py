@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -16,7 +16,8 @@ from typing import IO
 from urllib.parse import quote
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from ulos_stream.archive.rules import MIB, Limits, Member, admitted, folded, shown, skipped
+from ulos_stream.archive.fingerprint import Fingerprint
+from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, folded, shown, skipped
 from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
 from ulos_stream.archive.tree import DIRECTORY, beneath, closing
 from ulos_stream.errors import ArchiveRejected
@@ -32,6 +33,8 @@ def pack(
     extra: Mapping[str, Path],
     limits: Limits,
     stop: threading.Event | None = None,
+    *,
+    journal: Callable[[str], bytes] | None = None,
 ) -> None:
     """Write what a directory holds at the root of a new zip, sorted by name.
 
@@ -46,6 +49,8 @@ def pack(
             name, file or directory, in upper or lower case.
         limits: They hold for the result as for any archive.
         stop: Ends the work when set.
+        journal: Called once everything else is in, with the `Fingerprint` of it; returns the content of the
+            journal. Without it there is none.
 
     Raises:
         ArchiveRejected: The result breaks a rule.
@@ -54,18 +59,22 @@ def pack(
     """
     check = watch("packing", limits, stop)
     added = [replace(_found(name, path.stat()), source=path) for name, path in extra.items()]
+    ours = [Member(JOURNAL, modified=time.time())] if journal else []
     taken = {folded(name) for name in extra}
+    fingerprint = Fingerprint()
     with _readable("."):
         root = os.open(directory, DIRECTORY)
     with closing(root), ZipFile(archive, "w") as bundle:
-        members = admitted(chain(added, _walk(root, taken, check)), limits, "the result")
+        members = admitted(chain(ours, added, _walk(root, taken, check)), limits, "the result")[len(ours) :]
         parents = {os.path.dirname(member.name) for member in members}
         for member in sorted(members, key=lambda member: member.name):
             check()
             if not member.directory:
-                _add(bundle, member, _open(root, member), limits, check)
+                _add(bundle, member, _open(root, member), limits, fingerprint, check)
             elif member.name not in parents:
                 bundle.writestr(_entry(member), b"")
+        if journal:
+            bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_DEFLATED)
     if archive.stat().st_size > limits.zip_mib * MIB:
         raise ArchiveRejected(f"the result: its zip is larger than {limits.zip_mib} MiB")
 
@@ -125,7 +134,9 @@ def _open(root: int, member: Member) -> IO[bytes]:
         return open(base, "rb", opener=lambda name, _: os.open(name, _SOURCE, dir_fd=folder))
 
 
-def _add(bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, check: Check) -> None:
+def _add(
+    bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, fingerprint: Fingerprint, check: Check
+) -> None:
     with source:
         if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
             raise ArchiveRejected(f"the result: {shown(member.name)} changed while it was packed")
@@ -133,7 +144,8 @@ def _add(bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, che
         entry.compress_type = ZIP_DEFLATED if _may_deflate(source, member.size, limits.ratio, check) else ZIP_STORED
         source.seek(0)
         with bundle.open(entry, "w") as sink:
-            copy(iter(lambda: source.read(BLOCK_BYTES), b""), sink, member, "the result", check)
+            content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
+            copy(content, sink, member, "the result", check)
 
 
 def _may_deflate(source: IO[bytes], size: int, ratio: int, check: Check) -> bool:

@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from ulos_stream.errors import ArchiveRejected
 
 MIB = 1024 * 1024
+JOURNAL = ".ulos/journal.json"
+"""The member that the node itself writes, and no stage sees."""
 _NAME_RULES = (
     (re.compile(r"[\x00-\x1f\x7f-\x9f]"), "has a control character in its name"),
     (re.compile(r"[\ud800-\udfff]"), "has a name that is not UTF-8"),

@@ -1,4 +1,4 @@
-"""A zip that anybody made becomes a directory: opened → plan → contents → write."""
+"""A zip that anybody made is read: opened → plan → contents → write, or only the journal or the hash of it."""
 
 import io
 import os
@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
-from ulos_stream.archive.rules import MIB, Limits, Member, admitted, contents, shown
+from ulos_stream.archive.fingerprint import Fingerprint
+from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, contents, shown
 from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
 from ulos_stream.archive.tree import DIRECTORY, beneath, closing
 from ulos_stream.errors import ArchiveRejected, UlosError
@@ -20,10 +21,13 @@ _UTF8, _ENCRYPTED, _HEADER_BYTES = 0x0800, 0x0001 | 0x0040 | 0x2000, 30
 _TARGET = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def unpack(archive: Path, directory: Path, limits: Limits, stop: threading.Event | None = None) -> None:
+def unpack(archive: Path, directory: Path, limits: Limits, stop: threading.Event | None = None) -> str:
     """Extract a zip into an existing, empty directory, as `contents` arranges it.
 
     Files keep their time, and of their mode whether they are executable: 0755 or 0644.
+
+    Returns:
+        The `Fingerprint` of what was extracted.
 
     Raises:
         ArchiveRejected: The archive breaks a rule; the text names member, rule and limit. The directory may
@@ -32,13 +36,48 @@ def unpack(archive: Path, directory: Path, limits: Limits, stop: threading.Event
         OSError: The local disk is full or broken.
     """
     check = watch("unpacking", limits, stop)
+    fingerprint = Fingerprint()
     with opened(archive, limits) as (bundle, members), closing(os.open(directory, DIRECTORY)) as root:
         for member in contents(members):
             check()
             parent, base = os.path.split(member.name)
             with beneath(root, member.name if member.directory else parent, create=True) as folder:
                 if not member.directory:
-                    _write(folder, base, member, blocks(bundle, member), check)
+                    content = fingerprint.reading(member, blocks(bundle, member))
+                    _write(folder, base, member, content, check)
+    return fingerprint.hexdigest()
+
+
+def read_journal(archive: Path, limits: Limits, most_bytes: int) -> bytes | None:
+    """The journal that a zip carries; None without one, or with one of more than `most_bytes`.
+
+    Raises:
+        ArchiveRejected: The archive breaks a rule.
+        OSError: The local disk is broken.
+    """
+    with opened(archive, limits) as (bundle, members):
+        for member in members:
+            if member.name == JOURNAL and not member.directory and member.size <= most_bytes:
+                return b"".join(blocks(bundle, member))
+    return None
+
+
+def fingerprint_of(archive: Path, limits: Limits, stop: threading.Event | None = None) -> str:
+    """The `Fingerprint` of what `unpack` would extract.
+
+    Raises:
+        ArchiveRejected: The archive breaks a rule.
+        StageTimeout: `stop` was set.
+        OSError: The local disk is broken.
+    """
+    check = watch("reading", limits, stop)
+    fingerprint = Fingerprint()
+    with opened(archive, limits) as (bundle, members):
+        for member in contents(members):
+            if not member.directory:
+                for _ in fingerprint.reading(member, blocks(bundle, member)):
+                    check()
+    return fingerprint.hexdigest()
 
 
 @contextmanager
