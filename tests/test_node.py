@@ -173,6 +173,7 @@ async def test_each_stage_leaves_its_output_in_the_archive_and_those_of_earlier_
 
     with zipfile.ZipFile(world.artifacts / task["filePath"][1:]) as archive:
         assert sorted(archive.namelist()) == [
+            ".ulos/journal.json",
             "hello.txt",
             f"output_{world.exchange.name}_testing-1.txt",
             f"output_{world.exchange.name}_testing-2.txt",

@@ -84,18 +84,17 @@ def test_an_id_is_what_other_nodes_compute_for_it() -> None:
 @pytest.mark.parametrize(
     ("wanted", "redelivered", "deliveries", "requeues"),
     [
-        (False, False, None, False),
+        (False, False, 0, False),
         (False, True, 1, False),
-        (True, False, None, True),
-        (True, True, None, False),  # a classic queue does not count: it could loop
-        (True, True, 0, False),  # a count that does not count is none
         (True, False, 0, True),
+        (True, True, 0, False),  # a classic queue does not count: it could loop
+        (True, False, 1, False),  # made up by the sender
         (True, True, 3, True),
         (True, True, 4, False),  # the fifth delivery
         (True, True, 19, False),
     ],
 )
 def test_a_crash_is_requeued_when_wanted_and_never_in_a_loop(
-    wanted: bool, redelivered: bool, deliveries: int | None, requeues: bool
+    wanted: bool, redelivered: bool, deliveries: int, requeues: bool
 ) -> None:
     assert routing.requeues(wanted=wanted, redelivered=redelivered, deliveries=deliveries) is requeues

@@ -6,6 +6,7 @@
 """
 
 import asyncio
+import contextlib
 import functools
 import ssl
 import sys
@@ -17,16 +18,19 @@ from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
 
 from ulos_stream import shipped, topology
-from ulos_stream.errors import ConfigurationError, UnknownExecutor
-from ulos_stream.executors.registry import build_registry
+from ulos_stream.errors import ConfigurationError, ExecutorUnavailable, Fault, UnknownExecutor
+from ulos_stream.executors.registry import Registry, build_registry
+from ulos_stream.journal import derived_key
 from ulos_stream.node import Node
 from ulos_stream.pipeline import Pipeline
+from ulos_stream.readiness import Readiness
 from ulos_stream.retry import wait_for
 from ulos_stream.settings import Settings, read_settings
 from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 from ulos_stream.telemetry import Log, configure_logging
+from ulos_stream.workspace import NodeDirectory
 
 
 def create_app(settings: Settings) -> FastStream:
@@ -49,33 +53,52 @@ def create_app(settings: Settings) -> FastStream:
             executors.find(key)
         except UnknownExecutor as unknown:
             raise ConfigurationError(f"ULOS_REQUIRE_EXECUTORS: {unknown}") from unknown
+    directory = NodeDirectory(settings.node.work_dir, settings.node.node)
     pipeline = Pipeline(
         storage=storage,
         executors=executors,
         limits=settings.node.archive,
-        work_dir=settings.node.work_dir,
+        directory=directory,
+        node=settings.node.node,
+        journal_key=_journal_key(settings),
         fault_budget_s=settings.node.fault_budget_s,
         report_fault=log.fault,
     )
     node = Node(settings, consuming, publishing, pipeline, log)
+    readiness = Readiness(
+        {
+            "consuming": node.check,
+            "publishing": node.outbox.check,
+            "storage": storage.check,
+            "executors": lambda: executors.insist(settings.node.require_executors),
+            "disk": directory.check,
+        },
+        log,
+    )
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 
     async def wait_for_the_world() -> None:
         """Consume nothing before everything that a stage needs is there."""
         configure_logging(settings.node.log_level)
         log.info("starting", node=settings.node.node, queue=settings.broker.consumption_queue)
+        if settings.node.journal_key is None:
+            log.info("journal key derived", note="from the passwords; set ULOS_JOURNAL_KEY on all nodes to change them")
+        await wait_for(lambda: asyncio.to_thread(directory.open), log.waiting)
+        await _sweep(directory, executors, log)
         await wait_for(lambda: connecting.start(publishing), log.waiting)
         await wait_for(storage.check, log.waiting)
-        unavailable = await wait_for(lambda: executors.check(settings.node.require_executors), log.waiting)
-        for key, reason in unavailable.items():
+        await wait_for(lambda: executors.insist(settings.node.require_executors), log.waiting)
+        for key, reason in (await executors.check()).items():
             log.warning("executor unavailable", executor=key, reason=reason)
         queue = settings.broker.consumption_queue
         await wait_for(lambda: connecting.find_queue(consuming, queue), log.waiting)
 
     async def say_ready() -> None:
         log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
+        readiness.start()
 
     async def close() -> None:
+        await asyncio.to_thread(directory.close)
         await storage.aclose()
         await executors.aclose()
         log.info("stopped")
@@ -88,9 +111,28 @@ def create_app(settings: Settings) -> FastStream:
         logger=None,
         on_startup=[wait_for_the_world],
         after_startup=[say_ready],
-        on_shutdown=[connecting.stop, node.drain],
+        on_shutdown=[readiness.stop, connecting.stop, node.drain],
         after_shutdown=[close],
     )
+
+
+async def _sweep(directory: NodeDirectory, executors: Registry, log: Log) -> None:
+    """Remove what killed nodes of this machine have left: first the containers, which may be writing still."""
+    for left in directory.abandoned():
+        try:
+            with contextlib.suppress(ExecutorUnavailable):  # no engine, so no containers
+                await executors.sweep(left.node.__eq__)
+            await asyncio.to_thread(left.remove)
+            log.info("swept", left_by=left.node)
+        except Fault as fault:
+            log.warning("fault", reason=str(fault), note=f"what {left.node} has left stays until the next start")
+
+
+def _journal_key(settings: Settings) -> bytes:
+    if settings.node.journal_key is not None:
+        return settings.node.journal_key.get_secret_value().encode()
+    sections = (settings.broker, settings.storage)
+    return derived_key(*(section.password.get_secret_value() for section in sections if section is not None))
 
 
 def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
@@ -133,7 +175,7 @@ def _open_storage(settings: Settings) -> Storage:
         username=server.username,
         password=server.password,
         tls=_tls(node.storage_ca_file) if node.storage_url.startswith("ftps:") else None,
-        connections=settings.stages_at_once,
+        connections=settings.stages_at_once + 1,  # for the readiness check
         timeout_s=node.storage_timeout_s,
         max_bytes=max_bytes,
     )

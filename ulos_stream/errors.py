@@ -3,6 +3,7 @@
     UlosError
     ├── ConfigurationError      the environment or a descriptor is wrong: exit code 2, one line a mistake
     ├── ServiceMissing          the demo or a test lacks a program; the text says how to install it
+    ├── ArtifactChanged         somebody replaced the artifact since it was downloaded: the stage begins anew
     ├── Crash                   the stage cannot be carried out, and that is the task's own doing
     │   ├── MalformedMessage        malformed_message     the body is no task
     │   ├── ArtifactMissing         artifact_missing      nothing at the task's file path
@@ -12,6 +13,7 @@
     │   ├── ExecutorCrashed         executor_crashed      it raised, or ended without a verdict
     │   ├── StageTimeout            timeout               unpack, execute and pack took too long
     │   ├── Unroutable              unroutable            the next hop leads to no queue
+    │   ├── Poison                  poison                every delivery of the message ended its node
     │   ├── FaultBudgetSpent        fault                 a fault outlived its retry budget
     │   └── InternalError           internal              a defect of this package
     └── Fault                   the infrastructure failed, not the task: retried
@@ -38,6 +40,10 @@ class ConfigurationError(UlosError):
 
 class ServiceMissing(UlosError):
     """A program that the lab needs is not there; the text says which, and the command that installs it."""
+
+
+class ArtifactChanged(UlosError):
+    """The artifact is not the one that was downloaded any more, so the result made from it is worth nothing."""
 
 
 class Crash(UlosError):
@@ -104,6 +110,12 @@ class Unroutable(Crash):
     """The broker has no queue, or no exchange, for the next hop."""
 
     code = "unroutable"
+
+
+class Poison(Crash):
+    """The message was delivered often and never settled, so it may be what ends the nodes."""
+
+    code = "poison"
 
 
 class FaultBudgetSpent(Crash):

@@ -26,7 +26,7 @@ class StageEvents:
 
         From the first event with a verdict on, the messages show the branch that it takes.
         """
-        self._verdict = self._verdict or verdict
+        self._verdict = verdict or self._verdict
         tree = self._task.routing_tree if self._verdict is None else routing.branch(self._task, self._verdict)
         message = log_message(self._task, event, text=text, node=self._node, tree=tree, verdict=self._verdict)
         self._last = asyncio.create_task(self._send(message, after=self._last))

@@ -11,12 +11,12 @@ deliveries on it are cancelled, the work goes on, and the redelivery joins it by
 """
 
 import asyncio
-import hashlib
 import time
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from aio_pika.abc import AbstractIncomingMessage
 from aiormq.exceptions import AMQPError
 from faststream import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitMessage
@@ -24,6 +24,7 @@ from faststream.rabbit import RabbitBroker, RabbitMessage
 from ulos_stream import routing, topology
 from ulos_stream.errors import Crash, InternalError, MalformedMessage
 from ulos_stream.events import StageEvents
+from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.publishing import Outbox
 from ulos_stream.settings import Settings
@@ -55,8 +56,8 @@ class Outcome:
     """None for a message that is no task."""
 
 
-StageKey = tuple[str | None, bytes]
-"""Message id and sha256 of the body: a producer may repeat an id for another task."""
+StageKey = tuple[str, str]
+"""Stage id and sha256 of the body: a producer may repeat an id for another task."""
 
 
 class Node:
@@ -135,11 +136,20 @@ class Node:
         self._deliveries.add(delivery)
         try:
             message: RabbitMessage = self._consuming.context.get_local("message")
-            key = (message.raw_message.message_id, hashlib.sha256(body).digest())
-            outcome = await self._outcome(key, body, redelivered=bool(message.raw_message.redelivered))
-            await self._settle(message, key, outcome)
+            origin = _origin(message.raw_message)
+            key = (origin.stage_id, origin.body_sha256)
+            outcome = await self._outcome(key, origin)
+            await self._settle(message, key, origin, outcome)
         finally:
             self._deliveries.discard(delivery)
+
+    async def check(self) -> None:
+        """See that this node consumes its queue.
+
+        Raises:
+            BrokerFault: It does not.
+        """
+        await topology.check_consuming(self._consuming, self._queue)
 
     async def drain(self) -> None:
         """Take no more messages, let running stages end within the grace period, cancel the rest.
@@ -161,19 +171,18 @@ class Node:
             stage.cancel()
         await asyncio.gather(*stages, return_exceptions=True)
 
-    async def _outcome(self, key: StageKey, body: bytes, *, redelivered: bool) -> Outcome:
+    async def _outcome(self, key: StageKey, origin: Origin) -> Outcome:
         """The outcome of the message's stage, which runs once however often it is delivered.
 
         A copy that the hop before published twice carries the same id and is absorbed here. A
         message without an id is joined only by its own redelivery: a fresh copy is a new task.
         """
-        message_id, _ = key
         ended = self._ended.get(key)
-        if ended is not None and (redelivered or (message_id and ended.done)):
+        if ended is not None and (origin.redelivered or (origin.has_id and ended.done)):
             return ended
-        stage = self._running.get(key) if message_id or redelivered else None
+        stage = self._running.get(key) if origin.has_id or origin.redelivered else None
         if stage is None:
-            stage = asyncio.create_task(self._carry_out(body, message_id or str(uuid.uuid4())))
+            stage = asyncio.create_task(self._carry_out(origin))
             self._running[key] = stage
             stage.add_done_callback(lambda ended: self._remember(key, ended))
         return await asyncio.shield(stage)
@@ -186,13 +195,14 @@ class Node:
             while len(self._ended) > REMEMBERED_OUTCOMES:
                 self._ended.popitem(last=False)
 
-    async def _carry_out(self, body: bytes, message_id: str) -> Outcome:
+    async def _carry_out(self, origin: Origin) -> Outcome:
         """One stage, from the received body to the last confirmation before the settlement."""
+        message_id = origin.message_id
         try:
-            task = parse_task(body, self._settings.node.max_timeout_s)
+            task = parse_task(origin.body, self._settings.node.max_timeout_s)
         except MalformedMessage as crash:
             self._log.warning("message malformed", message=message_id, reason=str(crash))
-            await self.outbox.report_crash(malformed_message(body, crash), message_id)
+            await self.outbox.report_crash(malformed_message(origin.body, crash), message_id)
             return Outcome(done=False, events=None)
 
         events = StageEvents(task, message_id, self._settings.node.node, self.outbox.log_event)
@@ -201,7 +211,7 @@ class Node:
         self._log.debug("stage started", **about)
         events.emit("received", f"received by {self._settings.node.node}")
         try:
-            verdict = await self._run(task, message_id, events)
+            verdict = await self._run(task, origin, events)
         except Crash as crash:
             say = self._log.error if isinstance(crash, InternalError) else self._log.warning
             say("stage crashed", **about, code=crash.code, reason=str(crash), exc_info=isinstance(crash, InternalError))
@@ -213,34 +223,34 @@ class Node:
         self._log.info("stage ended", **about, verdict=verdict, seconds=round(time.monotonic() - started, 3))
         return Outcome(done=True, events=events)
 
-    async def _run(self, task: Task, message_id: str, events: StageEvents) -> Verdict:
+    async def _run(self, task: Task, origin: Origin, events: StageEvents) -> Verdict:
         """Carry the stage out and hand the task over to its next hop, if there is one."""
         try:
-            verdict = await self._pipeline.run(task, message_id, events.emit)
-            branch = routing.branch(task, verdict)
+            done = await self._pipeline.run(task, origin, events.emit)
+            branch = routing.branch(task, done.verdict)
             if branch is not None:
-                hop_id = routing.hop_id(message_id, verdict)
-                await self.outbox.hand_over(routing.next_task(task, branch), hop_id, message_id)
-                events.emit("forwarded", f"forwarded to {branch.routing_key}", verdict)
+                if not done.received:
+                    hop_id = routing.hop_id(done.message_id, done.verdict)
+                    await self.outbox.hand_over(routing.next_task(task, branch), hop_id, origin.message_id)
+                events.emit("forwarded", f"forwarded to {branch.routing_key}", done.verdict)
         except (Crash, asyncio.CancelledError):
             raise
         except Exception as defect:
             raise InternalError(f"{type(defect).__name__}: {defect}") from defect
-        return verdict
+        return done.verdict
 
-    async def _settle(self, message: RabbitMessage, key: StageKey, outcome: Outcome) -> None:
+    async def _settle(self, message: RabbitMessage, key: StageKey, origin: Origin, outcome: Outcome) -> None:
         """Ack or reject the delivery, then publish the event that says so, best effort."""
-        raw = message.raw_message
         requeue = not outcome.done and routing.requeues(
             wanted=self._settings.broker.requeue_on_reject,
-            redelivered=bool(raw.redelivered),
-            deliveries=_deliveries(raw.headers.get("x-delivery-count")),
+            redelivered=origin.redelivered,
+            deliveries=origin.deliveries,
         )
         try:
             await (message.ack() if outcome.done else message.reject(requeue=requeue))
         except (AMQPError, RuntimeError) as lost:
             # The channel is gone; the redelivery finds the outcome remembered and settles it.
-            self._log.warning("settlement lost", message=key[0], reason=str(lost))
+            self._log.warning("settlement lost", message=origin.message_id, reason=str(lost))
             return
         if requeue:
             self._ended.pop(key, None)
@@ -257,5 +267,13 @@ async def _raw(message: RabbitMessage) -> bytes:
     return message.body
 
 
-def _deliveries(count: object) -> int | None:
-    return count if isinstance(count, int) else None
+def _origin(raw: AbstractIncomingMessage) -> Origin:
+    # FastStream's own message id is invented where there is none.
+    count = raw.headers.get("x-delivery-count")
+    return Origin(
+        message_id=raw.message_id or str(uuid.uuid4()),
+        body=raw.body,
+        has_id=bool(raw.message_id),
+        redelivered=bool(raw.redelivered),
+        deliveries=count if isinstance(count, int) else 0,
+    )

@@ -1,26 +1,29 @@
 """The five steps of a stage: download → unpack → execute → pack → upload.
 
 A fault of the infrastructure repeats the step that met it, from a clean directory, and never
-counts as the task's own doing. The task's timeout covers unpack, execute and pack.
+counts as the task's own doing. The task's timeout covers unpack, execute and pack. A stage that
+the artifact's journal shows as done is not carried out again.
 """
 
 import asyncio
 import contextlib
-import tempfile
 import threading
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Protocol, TypeVar
+from weakref import WeakValueDictionary
 
-from ulos_stream import archive
-from ulos_stream.errors import Crash, Fault, NodeFault, StageTimeout
+from ulos_stream import archive, journal
+from ulos_stream.errors import ArtifactChanged, Crash, Fault, NodeFault, Poison, StageTimeout, StorageFault
 from ulos_stream.executors import Executor, Job, Output, finish
 from ulos_stream.executors.registry import Registry
+from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
+from ulos_stream.routing import POISON_DELIVERIES
 from ulos_stream.storage import Storage
 from ulos_stream.tasks import Event, Task, Verdict
+from ulos_stream.workspace import NodeDirectory, Workspace
 
 T = TypeVar("T")
 
@@ -33,114 +36,139 @@ class Report(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """Carries stages out; used by many at once."""
+    """Carries stages out; used by many at once, one at a time for each artifact."""
 
     storage: Storage
     executors: Registry
     limits: archive.Limits
-    work_dir: Path
-    """Where the directories of running stages are made."""
+    directory: NodeDirectory
+    node: str
+    """Name of this node, for the journal."""
+    journal_key: bytes
     fault_budget_s: float
     """Seconds for which a fault is retried in each step."""
     report_fault: Callable[[Fault, float], None]
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
-    async def run(self, task: Task, message_id: str, report: Report) -> Verdict:
-        """Carry out the current stage of `task`, up to the uploaded result.
+    async def run(self, task: Task, origin: Origin, report: Report) -> Done:
+        """Carry out the current stage of `task`, up to the uploaded result, unless it is done already.
 
         Raises:
             Crash: The stage could not be carried out; the artifact on the storage is as it was.
         """
+        async with self._locks.setdefault(task.file_path, asyncio.Lock()):
+            while True:
+                space = await self._retry(lambda: asyncio.to_thread(self.directory.new_stage))
+                try:
+                    return await self._carry_out(task, origin, space, report)
+                except ArtifactChanged:
+                    continue  # perhaps by this very stage, on another node: its journal tells
+                finally:
+                    await finish(asyncio.to_thread(archive.remove_tree, space.directory))
+
+    async def _carry_out(self, task: Task, origin: Origin, space: Workspace, report: Report) -> Done:
+        version = await self._retry(lambda: self.storage.download(task.file_path, space.artifact))
+        report("downloaded", f"downloaded {task.file_path}")
+
+        known, done = await self._retry(lambda: self._look(task, origin, space))
+        if done is not None:
+            report(_EVENTS[done.verdict], f"the verdict was {done.verdict}", done.verdict)
+            report("uploaded", f"uploaded {task.file_path} before", done.verdict)
+            return done
+
+        if origin.deliveries >= POISON_DELIVERIES:
+            raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
+        if origin.redelivered:
+            with contextlib.suppress(StorageFault):  # then they are left to the next redelivery
+                await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
         executor = self.executors.find(task.routing_tree.routing_key)
-        space = await self._retry(lambda: _make_workspace(self.work_dir))
-        try:
-            await self._retry(lambda: self.storage.download(task.file_path, space.artifact))
-            report("downloaded", f"downloaded {task.file_path}")
+        verdict = await self._retry(lambda: self._process(task, origin, executor, known, space))
+        report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
-            verdict = await self._retry(lambda: _process(task, message_id, executor, space, self.limits))
-            report("passed" if verdict is Verdict.PASS else "failed", f"the verdict is {verdict}", verdict)
+        upload = partial(self.storage.upload, space.result, task.file_path)
+        await self._retry(lambda: upload(stage_id=origin.stage_id, expected=version))
+        report("uploaded", f"uploaded {task.file_path}", verdict)
+        return Done(origin.message_id, verdict)
 
-            await self._retry(lambda: self.storage.upload(space.result, task.file_path, message_id=message_id))
-            report("uploaded", f"uploaded {task.file_path}", verdict)
-            return verdict
-        finally:
-            await finish(asyncio.to_thread(archive.remove_tree, space.directory))
+    async def _look(self, task: Task, origin: Origin, space: Workspace) -> tuple[Journal, Done | None]:
+        """The artifact's journal, and what it says of this stage."""
+
+        def look(stop: threading.Event) -> tuple[Journal, Done | None]:
+            content = archive.read_journal(space.artifact, self.limits, journal.MOST_BYTES)
+            known = Journal.parse(self.journal_key, task.file_path, content)
+            return known, known.find_done(origin, lambda: archive.fingerprint_of(space.artifact, self.limits, stop))
+
+        with _own_disk():
+            return await _in_thread(look)
+
+    async def _process(
+        self, task: Task, origin: Origin, executor: Executor, known: Journal, space: Workspace
+    ) -> Verdict:
+        """Unpack, execute and pack, in a fresh directory and within the task's timeout."""
+        tree = task.routing_tree
+        extra = {archive.output_name(tree.exchange, tree.routing_key): space.output}
+        with _own_disk():
+            await finish(asyncio.to_thread(space.empty))
+            output = Output(space.output.open("wb"), executor.output_limit_bytes)
+            job = Job(space.files, output, origin.message_id, task.task_id)
+            try:
+                if task.timeout == 0:
+                    raise StageTimeout("a timeout of 0 s leaves no time to execute anything")
+                async with asyncio.timeout(task.timeout):
+                    given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
+                    verdict = await executor.run(job)
+                    output.close()
+                    sign = partial(self._sign, known, origin, tree.routing_key, job, verdict, given)
+                    pack = partial(archive.pack, space.files, space.result, extra, self.limits, journal=sign)
+                    await _in_thread(pack)
+                    return verdict
+            except TimeoutError as late:
+                raise StageTimeout(f"not done within {task.timeout} s", output_tail=output.tail()) from late
+            except Crash as crash:
+                crash.output_tail = output.tail()
+                raise
+            finally:
+                output.close()
+
+    def _sign(
+        self, known: Journal, origin: Origin, executor: str, job: Job, verdict: Verdict, given: str, left: str
+    ) -> bytes:
+        """The journal with this stage's entry."""
+        return known.continued(
+            Entry(
+                message_id=origin.message_id,
+                body_sha256=origin.body_sha256,
+                executor=executor,
+                image=job.facts.get("image"),
+                verdict=verdict,
+                input=given,
+                output=left,
+                node=self.node,
+                at=journal.now(),
+            )
+        )
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
         return await retry(step, budget_s=self.fault_budget_s, report=self.report_fault)
 
 
-@dataclass(frozen=True, slots=True)
-class _Workspace:
-    """The directory of one stage. What runs sees `files` alone."""
-
-    directory: Path
-
-    @property
-    def artifact(self) -> Path:
-        return self.directory / "artifact.zip"
-
-    @property
-    def files(self) -> Path:
-        return self.directory / "files"
-
-    @property
-    def output(self) -> Path:
-        return self.directory / "output.txt"
-
-    @property
-    def result(self) -> Path:
-        return self.directory / "result.zip"
+_EVENTS: dict[Verdict, Event] = {Verdict.PASS: "passed", Verdict.FAIL: "failed"}
 
 
-async def _make_workspace(parent: Path) -> _Workspace:
+@contextlib.contextmanager
+def _own_disk() -> Iterator[None]:
     try:
-        return _Workspace(Path(tempfile.mkdtemp(prefix="ulos-stage-", dir=parent)))
-    except OSError as broken:
-        raise NodeFault(f"the work directory {parent}: {broken.strerror}") from broken
-
-
-async def _process(
-    task: Task, message_id: str, executor: Executor, space: _Workspace, limits: archive.Limits
-) -> Verdict:
-    """Unpack, execute and pack, in a fresh directory and within the task's timeout."""
-    tree = task.routing_tree
-    extra = {archive.output_name(tree.exchange, tree.routing_key): space.output}
-    try:
-        await finish(asyncio.to_thread(_empty, space))
-        output = Output(space.output.open("wb"), executor.output_limit_bytes)
-        try:
-            if task.timeout == 0:
-                raise StageTimeout("a timeout of 0 s leaves no time to execute anything")
-            async with asyncio.timeout(task.timeout):
-                await _in_thread(partial(archive.unpack, space.artifact, space.files, limits))
-                verdict = await executor.run(Job(space.files, output, message_id, task.task_id))
-                output.close()
-                await _in_thread(partial(archive.pack, space.files, space.result, extra, limits))
-                return verdict
-        except TimeoutError as late:
-            raise StageTimeout(f"not done within {task.timeout} s", output_tail=output.tail()) from late
-        except Crash as crash:
-            crash.output_tail = output.tail()
-            raise
-        finally:
-            output.close()
+        yield
     except OSError as broken:
         raise NodeFault(f"the node's own disk: {broken}") from broken
 
 
-def _empty(space: _Workspace) -> None:
-    if space.files.exists():
-        archive.remove_tree(space.files)
-    space.files.mkdir()
-    space.result.unlink(missing_ok=True)
-
-
-async def _in_thread(work: Callable[[threading.Event], None]) -> None:
+async def _in_thread(work: Callable[[threading.Event], T]) -> T:
     """Run blocking `work` in a thread; on cancellation tell it to stop and wait until it has."""
     stop = threading.Event()
     running = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:
-        await asyncio.shield(running)
+        return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
         with contextlib.suppress(Crash):  # it says that it was stopped

@@ -15,11 +15,11 @@ from faststream.rabbit import RabbitBroker
 from faststream.rabbit.publisher import RabbitPublisher
 
 from ulos_stream import routing
-from ulos_stream.errors import BrokerFault, FaultBudgetSpent, Unroutable
+from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
 from ulos_stream.retry import retry, wait_for
 from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, TaskLog, Wire, hop_of
 from ulos_stream.telemetry import Log
-from ulos_stream.topology import exchange, find_exchange
+from ulos_stream.topology import check_publishing, exchange, find_exchange
 
 
 @dataclass(kw_only=True, eq=False)
@@ -41,6 +41,10 @@ class Outbox:
     log: Log
     unroutable_events: int = 0
     """Log messages that no queue took."""
+    held_reports: set[str] = field(default_factory=set)
+    """Messages whose crash report the broker does not take."""
+    fault: str = ""
+    """Why the last publish is not confirmed; empty when it is."""
     _known_exchanges: set[str] = field(default_factory=set)
 
     async def hand_over(self, task: Task, hop_id: str, message_id: str) -> None:
@@ -72,7 +76,14 @@ class Outbox:
             except (Unroutable, FaultBudgetSpent) as unpublished:
                 raise BrokerFault(str(unpublished)) from unpublished
 
-        await wait_for(attempt, lambda reason: self.log.error("crash report held", message=message_id, reason=reason))
+        def hold(reason: str) -> None:
+            self.held_reports.add(message_id)
+            self.log.error("crash report held", message=message_id, reason=reason)
+
+        try:
+            await wait_for(attempt, hold)
+        finally:
+            self.held_reports.discard(message_id)
 
     async def log_event(self, event: TaskLog, event_id: str, message_id: str) -> None:
         """Publish a log message. A broker without a place for it costs the task nothing."""
@@ -85,8 +96,25 @@ class Outbox:
         except FaultBudgetSpent as spent:
             self.log.error("event lost", task=event.task_id, lost=event.event, reason=str(spent))
 
+    async def check(self) -> None:
+        """See that what this node publishes is confirmed.
+
+        Raises:
+            BrokerFault: It is not.
+        """
+        await check_publishing(self.broker)
+        if self.held_reports:
+            raise BrokerFault(f"{len(self.held_reports)} crash reports are held, since the broker does not take them")
+        if self.fault:
+            raise BrokerFault(self.fault)
+
     async def _persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
-        await retry(attempt, budget_s=self.fault_budget_s, report=self.log.fault)
+        def report(fault: Fault, wait_s: float) -> None:
+            self.fault = str(fault)
+            self.log.fault(fault, wait_s)
+
+        await retry(attempt, budget_s=self.fault_budget_s, report=report)
+        self.fault = ""
 
     async def _publish(
         self, publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str

@@ -12,7 +12,7 @@ NAMESPACE = uuid.UUID("5d0b5d7c-6a4c-5c8e-9c62-6f1d3a0f7b11")
 """Namespace of every id below. Part of the wire: changing it breaks deduplication in a mixed cluster."""
 
 POISON_DELIVERIES = 5
-"""A quorum queue's message delivered this often is not requeued again; the limit is 20."""
+"""Deliveries after which a message that a quorum queue counts is given up, well before the queue's limit of 20."""
 
 
 def branch(task: Task, verdict: Verdict) -> RoutingDecision | None:
@@ -41,23 +41,24 @@ def event_id(message_id: str, event: Event) -> str:
     return _derive(message_id, f"event:{event}")
 
 
-def requeues(*, wanted: bool, redelivered: bool, deliveries: int | None) -> bool:
+def requeues(*, wanted: bool, redelivered: bool, deliveries: int) -> bool:
     """Whether the rejection of a crashed message puts it back into its queue.
 
     Args:
         wanted: `MESSAGE_BROKER_REQUEUE_ON_REJECT`.
         redelivered: The broker's flag: this is not the first delivery.
         deliveries: How often the message was delivered before, as a quorum queue counts
-            (`x-delivery-count`); None on a classic queue, which does not count.
+            (`x-delivery-count`); 0 on a classic queue, which does not count.
 
     Returns:
-        False where it could loop: a message that came back without a count, or came too often.
+        False where it could loop: a message that came back without a count, or came too often. A count
+        at the first delivery was made up by the sender, which a classic queue lets through.
     """
     if not wanted:
         return False
     if not deliveries:
         return not redelivered
-    return deliveries + 1 < POISON_DELIVERIES
+    return redelivered and deliveries + 1 < POISON_DELIVERIES
 
 
 def _derive(message_id: str, suffix: str) -> str:

@@ -128,6 +128,9 @@ class Node(BaseSettings):
     """Seconds that the mock executors wait; ULOS waits 5."""
     docker_host: str | None = None
     """Address of the container engine; `DOCKER_HOST` or the usual sockets by default."""
+    journal_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    """Secret of at least 16 characters, the same on all nodes, that signs the record of done stages in each artifact;
+    derived from the broker's and the storage's passwords by default."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the node's own log lines, on standard error."""
     archive: Limits = Limits()

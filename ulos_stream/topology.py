@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 import aiormq
+from aio_pika import RobustQueue
 from aiormq.exceptions import AMQPError, ChannelNotFoundEntity, InvalidFrameError
 from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitQueue
 
@@ -121,6 +122,30 @@ async def find_exchange(broker: RabbitBroker, name: str) -> None:
         raise BrokerFault(f"cannot look up exchange {name!r}: {exc or type(exc).__name__}") from exc
 
 
+async def check_publishing(broker: RabbitBroker) -> None:
+    """See that the broker has a connection to publish on.
+
+    Raises:
+        BrokerFault: It has none.
+    """
+    if not await broker.ping(timeout=REACH_S):
+        raise BrokerFault("no connection to publish on")
+
+
+async def check_consuming(broker: RabbitBroker, queue: RabbitQueue) -> None:
+    """See that this node is a consumer of its queue.
+
+    Raises:
+        BrokerFault: It is not: the connection, the channel or the queue is gone.
+    """
+    try:
+        channel = await _own_channel(await broker.declare_queue(queue))
+    except (AMQPError, OSError, RuntimeError) as exc:
+        raise BrokerFault(f"no channel to consume on: {exc or type(exc).__name__}") from exc
+    if channel.is_closed or not channel.consumers:
+        raise BrokerFault(f"not a consumer of queue {queue.name!r}")
+
+
 async def cancel_consumers(broker: RabbitBroker, queue: RabbitQueue) -> None:
     """Take no more messages; what was delivered stays with the node.
 
@@ -128,7 +153,11 @@ async def cancel_consumers(broker: RabbitBroker, queue: RabbitQueue) -> None:
     queue object, unlike its channel, forgets the consumer for good: it is not restored by a reconnect.
     """
     own = await broker.declare_queue(queue)
-    channel = await own.channel.get_underlay_channel()
-    assert isinstance(channel, aiormq.Channel)  # noqa: S101 (aio_pika types it by its abstract base)
-    for tag in list(channel.consumers):
+    for tag in list((await _own_channel(own)).consumers):
         await own.cancel(tag)
+
+
+async def _own_channel(queue: RobustQueue) -> aiormq.Channel:
+    channel = await queue.channel.get_underlay_channel()
+    assert isinstance(channel, aiormq.Channel)  # noqa: S101 (aio_pika types it by its abstract base)
+    return channel

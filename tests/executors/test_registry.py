@@ -185,14 +185,14 @@ async def test_a_required_executor_that_cannot_run_is_a_fault(tmp_path: Path) ->
     registry = build(tmp_path)
 
     with pytest.raises(Fault, match=r"gone\.1: the program 'no-such-program' is not on this node"):
-        await registry.check(["pass", "gone.1"])
+        await registry.insist(["pass", "gone.1"])
 
 
 async def test_a_required_executor_that_nobody_claims_is_a_mistake(tmp_path: Path) -> None:
     registry = build(tmp_path)
 
     with pytest.raises(UnknownExecutor, match="'unheard-of'"):
-        await registry.check(["unheard-of"])
+        await registry.insist(["unheard-of"])
 
 
 async def test_an_engine_that_never_answers_does_not_hold_up_the_check(

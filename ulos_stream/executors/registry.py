@@ -70,22 +70,21 @@ class Registry:
             return entry.executor
         raise UnknownExecutor(f"no executor claims the routing key {routing_key!r}; this node knows {len(self)}")
 
-    async def check(self, required: Collection[str] = ()) -> dict[str, str]:
-        """Which executors cannot run on this node now, and why, by key.
+    async def check(self) -> dict[str, str]:
+        """Which executors cannot run on this node now, and why, by key."""
+        reasons = await asyncio.gather(*(_look(entry.executor) for entry in self))
+        return {entry.key: reason for entry, reason in zip(self, reasons, strict=True) if reason}
 
-        Args:
-            required: Routing keys whose executors must be able to run.
+    async def insist(self, required: Collection[str]) -> None:
+        """See that the executors of these routing keys can run.
 
         Raises:
-            Fault: A required one cannot run now.
-            UnknownExecutor: A required key is claimed by nobody.
+            Fault: One of them cannot run now.
+            UnknownExecutor: A key is claimed by nobody.
         """
-        insisted = {key: self.find(key) for key in required}
-        reasons = await asyncio.gather(*(_look(entry.executor) for entry in self))
-        broken = {entry.executor: reason for entry, reason in zip(self, reasons, strict=True) if reason}
-        if waiting := [f"{key}: {broken[executor]}" for key, executor in insisted.items() if executor in broken]:
-            raise Fault(f"a required executor cannot run: {'; '.join(waiting)}")
-        return {entry.key: broken[entry.executor] for entry in self if entry.executor in broken}
+        reasons = await asyncio.gather(*(_look(self.find(key)) for key in required))
+        if broken := [f"{key}: {reason}" for key, reason in zip(required, reasons, strict=True) if reason]:
+            raise Fault(f"a required executor cannot run: {'; '.join(broken)}")
 
     async def sweep(self, abandoned: Callable[[str], bool]) -> None:
         """Remove the containers of other nodes that are `abandoned`: told a node's name, it says so.

@@ -1,0 +1,67 @@
+"""Whether a node can do its work now, and if not, why: looked at every two seconds, told when it changes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from ulos_stream.errors import UlosError
+from ulos_stream.telemetry import Log
+
+LOOK_S = 2.0
+"""Seconds between two looks: an outage is told well before somebody reports it."""
+ANSWER_S = 5.0
+"""Seconds that a part of the world has to answer."""
+
+Check = Callable[[], Awaitable[None]]
+"""Returns when all is well, and raises one of our errors when it is not."""
+
+
+class Readiness:
+    """What keeps the node from working, by the name of the check that says so; empty when nothing does.
+
+    Args:
+        checks: By name.
+        log: Told of every change.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], log: Log) -> None:
+        self.reasons: dict[str, str] = {}
+        self._checks = checks
+        self._log = log
+        self._watching: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to look, in the background."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Look no more. Idempotent."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
+    async def look(self) -> None:
+        """Make every check once, all at the same time, and say so if their names have changed."""
+        answers = await asyncio.gather(*(_ask(check) for check in self._checks.values()))
+        reasons = {name: answer for name, answer in zip(self._checks, answers, strict=True) if answer}
+        changed = reasons.keys() != self.reasons.keys()
+        self.reasons = reasons
+        if changed and reasons:
+            self._log.warning("not ready", reason="; ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        elif changed:
+            self._log.info("ready")
+
+    async def _watch(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+
+async def _ask(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await check()
+    except TimeoutError:
+        return f"no answer within {ANSWER_S:g} s"
+    except UlosError as wrong:
+        return str(wrong)
+    return None
