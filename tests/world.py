@@ -240,6 +240,8 @@ class Proxy:
         self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
+        self.refuses = False
+        """Whether new connections are reset at once."""
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Proxy"]:
@@ -256,6 +258,9 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            writer.transport.abort()
+            return
         behind_reader, behind = await asyncio.open_connection(*self._target)
         self._writers |= {writer, behind}
         async with asyncio.TaskGroup() as group:

@@ -128,7 +128,8 @@ async def check_publishing(broker: RabbitBroker) -> None:
     Raises:
         BrokerFault: It has none.
     """
-    if not await broker.ping(timeout=REACH_S):
+    connection = await broker.connect()
+    if not connection.connected.is_set():
         raise BrokerFault("no connection to publish on")
 
 

@@ -1,0 +1,109 @@
+"""Readiness is truthful: it names what keeps the node from working, and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from world import Proxy, World, a_tree, a_world
+
+from ulos_stream import readiness
+from ulos_stream.errors import BrokerFault, Fault, StorageFault
+from ulos_stream.lab import Broker
+from ulos_stream.readiness import Readiness
+from ulos_stream.telemetry import Log
+
+
+@pytest.fixture
+async def world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(broker, tmp_path) as world:
+        yield world
+
+
+class Part:
+    """A part of the world, well or not."""
+
+    def __init__(self, wrong: Fault | None = None) -> None:
+        self.wrong = wrong
+
+    async def check(self) -> None:
+        if self.wrong:
+            raise self.wrong
+
+
+async def test_every_part_that_is_not_well_is_named_with_its_reason() -> None:
+    broker, storage = Part(BrokerFault("it is away")), Part(StorageFault("it refuses"))
+    watch = Readiness({"broker": broker.check, "storage": storage.check, "disk": Part().check}, Log())
+
+    await watch.look()
+    both = watch.reasons
+    broker.wrong = storage.wrong = None
+    await watch.look()
+
+    assert both == {"broker": "it is away", "storage": "it refuses"}
+    assert watch.reasons == {}
+
+
+async def test_a_part_that_does_not_answer_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "ANSWER_S", 0.01)
+
+    watch = Readiness({"storage": asyncio.Event().wait}, Log())  # type: ignore[dict-item]
+    await watch.look()
+
+    assert watch.reasons == {"storage": "no answer within 0.01 s"}
+
+
+async def test_changes_are_told_once_each(capsys: pytest.CaptureFixture[str]) -> None:
+    storage = Part()
+    watch = Readiness({"storage": storage.check}, Log())
+
+    for wrong in (None, StorageFault("one reason"), StorageFault("another"), None, None):
+        storage.wrong = wrong
+        await watch.look()
+
+    told = capsys.readouterr()
+    lines = [line for line in (told.out + told.err).splitlines() if "ready" in line]
+    assert ["not ready" in line for line in lines] == [True, False]
+
+
+async def test_stopping_without_a_start_is_harmless() -> None:
+    await Readiness({}, Log()).stop()
+
+
+async def test_a_node_without_its_queue_is_not_ready_until_it_consumes_again(world: World) -> None:
+    async with world.node_process() as node:
+        await node.says("ready")
+        await world.channel.queue_delete(world.tasks.name)
+        await node.says("not ready", f"consuming: not a consumer of queue {world.tasks.name!r}")
+
+        await world.channel.declare_queue(world.tasks.name, durable=True)
+        await node.says("ready")
+        await world.send(world.task(a_tree("pass")))
+        await world.hear_the_end()
+
+
+async def test_a_node_whose_crash_report_is_held_is_not_ready(world: World) -> None:
+    await world.told.unbind(world.exchange, "crash")
+
+    async with world.node_process() as node:
+        await node.says("ready")
+        await world.send(world.task(a_tree("crash")))
+        await node.says("not ready", "publishing: 1 crash reports are held")
+        await world.listen("crash")
+        await node.says("ready")
+
+
+async def test_a_node_without_its_broker_is_not_ready(world: World, broker: Broker) -> None:
+    async with (
+        Proxy(broker.host, broker.port).listening() as proxy,
+        world.node_process(MESSAGE_BROKER_PORT=str(proxy.port)) as node,
+    ):
+        await node.says("ready")
+        proxy.refuses = True
+        proxy.drop()
+        await node.says("not ready", "publishing: no connection to publish on")
+
+        proxy.refuses = False
+        await node.says("ready")
+        await world.send(world.task(a_tree("pass")))
+        await world.hear_the_end()
