@@ -1,12 +1,13 @@
-"""Zips made by hand, because no tool makes hostile ones."""
+"""Zips made by hand, because no tool makes hostile ones; and what each of them is refused for."""
 
 import io
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LINK, PIPE, DEVICE = 0o120777, 0o010644, 0o020644
+MIB = 1024 * 1024
+LINK, PIPE, DEVICE, SOCKET = 0o120777, 0o010644, 0o020644, 0o140644
 FILE, PROGRAM, FOLDER = 0o100644, 0o100755, 0o040755
 
 
@@ -104,3 +105,105 @@ def _line(entry: Entry, header: bytes, offset: int) -> bytes:
 def _end(table: bytes, offset: int, count: int, table_size: int | None = None) -> bytes:
     size = len(table) if table_size is None else table_size
     return struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count & 0xFFFF, count & 0xFFFF, size, offset, 0)
+
+
+ATTACKS = {
+    "parent": (a_zip(Entry(b"a/../../b")), "'a/../../b' climbs out by '..'"),
+    "parent alone": (a_zip(Entry(b"../", b"", FOLDER)), "'..' climbs out by '..'"),
+    "parent in litter": (a_zip(Entry(b"__MACOSX/../../b")), "climbs out by '..'"),
+    "a dot alone": (a_zip(Entry(b".")), "'' has an empty part in its name"),
+    "absolute": (a_zip(Entry(b"/etc/passwd")), "'/etc/passwd' is an absolute path"),
+    "double slash": (a_zip(Entry(b"a//b")), "'a//b' has an empty part in its name"),
+    "no name": (a_zip(Entry(b"")), "'' has an empty part in its name"),
+    "backslash": (a_zip(Entry(b"a\\b")), r"'a\\b' has a backslash in its name"),
+    "drive": (a_zip(Entry(b"C:/a")), "'C:/a' starts with the name of a drive"),
+    "drive relative": (a_zip(Entry(b"c:a")), "'c:a' starts with the name of a drive"),
+    "symbolic link": (a_zip(Entry(b"a", b"/etc/passwd", LINK)), "'a' is a link or another special file"),
+    "symbolic link with a file below": (
+        a_zip(Entry(b"a", b"..", LINK), Entry(b"a/b")),
+        "'a' is a link or another special file",
+    ),
+    "socket": (a_zip(Entry(b"a", mode=SOCKET)), "'a' is a link or another special file"),
+    "pipe": (a_zip(Entry(b"a", mode=PIPE)), "'a' is a link or another special file"),
+    "device": (a_zip(Entry(b"a", mode=DEVICE)), "'a' is a link or another special file"),
+    "file with the mode of a directory": (a_zip(Entry(b"a", mode=FOLDER)), "'a' is a link or another special file"),
+    "directory with content": (a_zip(Entry(b"a/", b"data", FOLDER)), "'a/' is a directory with content"),
+    "twice": (a_zip(Entry(b"a"), Entry(b"b"), Entry(b"a")), "'a' is there twice"),
+    "twice by a dot": (a_zip(Entry(b"a/b"), Entry(b"a/./b")), "'a/b' is there twice"),
+    "twice in another case": (a_zip(Entry(b"A"), Entry(b"a")), "'a' differs from 'A' in upper and lower case only"),
+    "twice in another fold": (
+        a_zip(Entry("straße".encode()), Entry(b"STRASSE")),
+        "'STRASSE' differs from 'straße' in upper and lower case only",
+    ),
+    "twice in another composition": (
+        a_zip(Entry("\xe9".encode()), Entry("e\u0301".encode())),
+        "in upper and lower case only",
+    ),
+    "directories in two cases": (a_zip(Entry(b"Src/a"), Entry(b"src/b")), "'src/b' differs from 'Src' in upper"),
+    "file, then directory": (a_zip(Entry(b"a"), Entry(b"a/b")), "'a/b' makes 'a' both a file and a directory"),
+    "directory, then file": (a_zip(Entry(b"a/b"), Entry(b"a")), "'a' makes 'a' both a file and a directory"),
+    "encrypted": (a_zip(Entry(b"a", flags=0x0801)), "'a' is encrypted"),
+    "strongly encrypted": (a_zip(Entry(b"a", flags=0x0840)), "'a' is encrypted"),
+    "bzip2": (a_zip(Entry(b"a", method=12)), "'a' is neither stored nor deflated"),
+    "lzma": (a_zip(Entry(b"a", method=14)), "'a' is neither stored nor deflated"),
+    "unknown method": (a_zip(Entry(b"a", method=99)), "'a' is neither stored nor deflated"),
+    "patched data": (a_zip(Entry(b"a", flags=0x0820)), "'a' is damaged: compressed patched data (flag bit 5)"),
+    "line feed": (a_zip(Entry(b"a\nb")), r"'a\nb' has a control character in its name"),
+    "NUL": (a_zip(Entry(b"a.txt\0.exe")), r"'a.txt\x00.exe' has a control character in its name"),
+    "C1 control": (a_zip(Entry("a\x9bb".encode())), r"'a\x9bb' has a control character in its name"),
+    "not UTF-8": (a_zip(Entry(b"a\xff")), "no zip, or a damaged one: 'utf-8' codec can't decode byte 0xff"),
+    "surrogate": (a_zip(Entry(b"a\xed\xb3\xbf")), "no zip, or a damaged one: 'utf-8' codec can't decode byte 0xed"),
+    "same header": (a_zip(Entry(b"a"), Entry(b"b", offset=0)), "'b' overlaps another member"),
+    "quoted overlap": (an_overlap_bomb(40, b"kernel" * 9), "'1' overlaps another member"),
+    "beyond the end": (a_zip(Entry(b"a", offset=9)), "a member reaches beyond the end"),
+    "deep": (a_zip(Entry(b"d/" * 32 + b"a")), "is 33 levels deep, more than 32"),
+    "long name": (a_zip(Entry(b"n" * 256)), "has a part of more than 255 bytes in its name"),
+    "long name in UTF-8": (a_zip(Entry("é".encode() * 128)), "has a part of more than 255 bytes in its name"),
+    "declared too large": (
+        a_zip(Entry(b"a", bytes(2 * MIB), size=257 * MIB, method=0), Entry(b"b")),
+        "'a' is larger than 256 MiB",
+    ),
+    "declared too large in all": (
+        a_zip(*(Entry(b"%d" % n, bytes(2 * MIB), size=200 * MIB, method=0) for n in range(3))),
+        "more than 512 MiB in all",
+    ),
+    "declared as large as 32 bits say": (a_zip(Entry(b"a", size=2**32 - 1)), "is more than 200 times larger"),
+    "declared larger than it is": (a_zip(Entry(b"a", size=9)), "'a' does not have the 9 bytes it announced"),
+    "declared smaller than it is": (a_zip(Entry(b"a", size=2)), "'a' is damaged: Bad CRC-32 for file 'a'"),
+    "wrong CRC": (a_zip(Entry(b"a", crc=1)), "'a' is damaged: Bad CRC-32 for file 'a'"),
+    "another name in its header": (
+        a_zip(Entry(b"a", bytes(60_000), method=0)).replace(b"\1\0\0\0a", b"\x60\xea\0\0a", 1),
+        "'a' is damaged: File name in directory 'a' and header b'a",
+    ),
+    "no deflate data": (
+        a_zip(Entry(b"a")).replace(b"KI,I\x04\x00", b"\xff" * 6),
+        "'a' is damaged: Error -3 while decompressing data",
+    ),
+    "truncated": (a_zip(Entry(b"a"))[:-10], "no zip, or a damaged one: File is not a zip file"),
+    "headless": (a_zip(Entry(b"a"))[20:], "'a' overlaps another member, or starts before the file"),
+    "no zip": (b"MZ" * 500, "no zip, or a damaged one: File is not a zip file"),
+    "its end too far from the end": (a_zip(Entry(b"a")) + bytes(70_000), "no zip, or a damaged one: File is not a zip"),
+    "nothing": (b"", "no zip, or a damaged one: File is not a zip file"),
+    "wild zip64 record": (b"PK\6\7" + bytes(16) + a_zip(), "no zip, or a damaged one: "),
+}
+
+
+BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
+    "ratio": (lambda: a_zip(Entry(b"a", bytes(200 * MIB))), "more than 200 times larger"),
+    "overlap": (lambda: an_overlap_bomb(800, bytes(60_000)), "overlaps another member"),
+    "declared small": (lambda: a_zip(Entry(b"a", bytes(200 * MIB), size=10)), "Bad CRC-32"),
+    "declared small, and its CRC too": (lambda: a_zip(Entry(b"a", bytes(200 * MIB), size=10, crc=0xE38A6876)), ""),
+    "70,000 entries": (lambda: a_table_of([b"%d" % n for n in range(70_000)]), "overlaps another member"),
+    "70,000 entries that are sound": (
+        lambda: a_zip(*(Entry(b"%d" % n, b"", method=0) for n in range(70_000))),
+        "more than 10000 files and directories",
+    ),
+    "a million entries": (
+        lambda: a_table_of([b"n"] * 1_000_000),
+        "^the archive: its table of contents is larger than 5120000 bytes",
+    ),
+    "a table of 90 MiB": (
+        lambda: a_zip(Entry(b"a", bytes(90 * MIB), method=0), table_size=90 * MIB),
+        "^the archive: its table of contents is larger than 5120000 bytes",
+    ),
+}
