@@ -1,49 +1,16 @@
 """The wire: what is read is checked whole, and what is written is what was read."""
 
+import contextlib
 import hashlib
 import json
-from typing import Any
 
 import pytest
+from bodies import MALFORMED, TASK, a_body, a_deep_tree, a_nested, a_tree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulos_stream.errors import ExecutorCrashed, MalformedMessage
+from ulos_stream.errors import DETAIL_CHARS, ExecutorCrashed, MalformedMessage
 from ulos_stream.tasks import Verdict, crash_message, log_message, malformed_message, parse_task
-
-TASK: dict[str, Any] = {
-    "taskId": "12a345",
-    "taskOwnerId": "67",
-    "filePath": "/ftp/one/testing.zip",
-    "timeout": 10,
-    "routingTree": {
-        "exchange": "processing-exchange",
-        "routingKey": "pass",
-        "successRoutingDecision": {"exchange": "processing-exchange", "routingKey": "task.done"},
-        "failureRoutingDecision": None,
-    },
-}
-
-
-def a_body(**changes: object) -> bytes:
-    return json.dumps({**TASK, **changes}, ensure_ascii=False).encode()
-
-
-def a_tree(**changes: object) -> dict[str, object]:
-    return {"exchange": "lab", "routingKey": "pass", **changes}
-
-
-def a_deep_tree(levels: int) -> dict[str, Any]:
-    tree = a_tree()
-    for _ in range(levels - 1):
-        tree = a_tree(successRoutingDecision=tree)
-    return tree
-
-
-def a_wide_tree(levels: int) -> dict[str, Any]:
-    if levels == 1:
-        return a_tree()
-    return a_tree(successRoutingDecision=a_wide_tree(levels - 1), failureRoutingDecision=a_wide_tree(levels - 1))
 
 
 def test_a_task_leaves_as_it_came() -> None:
@@ -112,62 +79,33 @@ def test_a_tree_may_have_up_to_64_levels(levels: int) -> None:
     assert json.loads(parse_task(a_body(routingTree=tree)).encode())["routingTree"] == tree
 
 
-MALFORMED = {
-    "not JSON": (b"hello", "not JSON"),
-    "empty": (b"", "not JSON"),
-    "an array": (b"[1]", "a JSON list, not an object"),
-    "NaN": (a_body().replace(b"10", b"NaN"), "NaN is no JSON number"),
-    "nested too deeply": (b"[" * 100_000, "nested too deeply"),
-    "too large": (b" " * (1024 * 1024 + 1), "more than 1048576"),
-    "the university API's form": (
-        json.dumps({key: TASK[key] for key in ("taskId", "taskOwnerId", "filePath")}).encode(),
-        "timeout: Field required; routingTree: Field required",
-    ),
-    "a number for an id": (a_body(taskId=12), "taskId: Input should be a valid string"),
-    "an empty id": (a_body(taskOwnerId=""), "taskOwnerId: must be 1 to 256 bytes long"),
-    "a long id": (a_body(taskId="é" * 129), "taskId: must be 1 to 256 bytes long"),
-    "a control character in an id": (a_body(taskId="a\nb"), "taskId: holds a control or surrogate character"),
-    "a surrogate in an id": (
-        json.dumps({**TASK, "taskId": "\ud800"}).encode(),
-        "taskId: holds a control or surrogate character",
-    ),
-    "a snake_case name": (
-        json.dumps({**{k: v for k, v in TASK.items() if k != "taskId"}, "task_id": "1"}).encode(),
-        "taskId: Field required",
-    ),
-    "a relative path": (a_body(filePath="a.zip"), "filePath: must be an absolute path"),
-    "a path with ..": (a_body(filePath="/a/../b.zip"), "filePath: must be an absolute path"),
-    "a path with an empty part": (a_body(filePath="/a//b.zip"), "filePath: must be an absolute path"),
-    "a folder": (a_body(filePath="/a/"), "filePath: must be an absolute path"),
-    "a path with CR LF": (a_body(filePath="/a\r\nDELE /b"), "filePath: holds a control"),
-    "a timeout as text": (a_body(timeout="5"), "timeout: must be a JSON number"),
-    "a timeout as true": (a_body(timeout=True), "timeout: must be a JSON number"),
-    "an infinite timeout": (a_body().replace(b"10", b"1e999"), "timeout: must be a JSON number"),
-    "a negative timeout": (a_body(timeout=-1), "timeout: Input should be greater than or equal to 0"),
-    "a timeout beyond the limit": (a_body(timeout=86_401), "timeout: 86401 is more than the 86400 s allowed"),
-    "a tree of 65 levels": (a_body(routingTree=a_deep_tree(65)), "routingTree: more than 64 levels"),
-    "a tree of 300 levels": (a_body(routingTree=a_deep_tree(300)), "routingTree: more than 64 levels"),
-    "a tree of 1,023 nodes": (a_body(routingTree=a_wide_tree(10)), "routingTree: more than 1000 nodes"),
-    "a tree that is a text": (a_body(routingTree="pass"), "routingTree: Input should be"),
-    "no routing key": (a_body(routingTree={"exchange": "lab"}), "routingTree.routingKey: Field required"),
-    "an empty routing key": (a_body(routingTree=a_tree(routingKey="")), "must be 1 to 255 bytes long"),
-    "a long routing key": (a_body(routingTree=a_tree(routingKey="k" * 256)), "must be 1 to 255 bytes long"),
-    "a long exchange": (a_body(routingTree=a_tree(exchange="e" * 128)), "must be at most 127 ASCII bytes"),
-    "an exchange outside ASCII": (a_body(routingTree=a_tree(exchange="é")), "must be at most 127 ASCII bytes"),
-    "an internal exchange": (a_body(routingTree=a_tree(exchange="amq.rabbitmq.trace")), "names an internal exchange"),
-    "a mistake far down the tree": (
-        a_body(routingTree=a_tree(failureRoutingDecision=a_tree(successRoutingDecision=a_tree(routingKey="")))),
-        "routingTree.failureRoutingDecision.successRoutingDecision.routingKey: must be 1 to 255 bytes long",
-    ),
-}
-
-
 @pytest.mark.parametrize(("body", "reason"), MALFORMED.values(), ids=MALFORMED.keys())
 def test_a_body_that_is_no_task_is_refused_with_its_reason(body: bytes, reason: str) -> None:
     with pytest.raises(MalformedMessage) as refusal:
         parse_task(body)
 
     assert reason in str(refusal.value)
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) <= DETAIL_CHARS
+
+
+def test_what_is_nested_128_levels_deep_is_written_again_from_deep_in_the_stack() -> None:
+    def from_below(frames: int) -> bytes:
+        return from_below(frames - 1) if frames else task.encode()
+
+    task = parse_task(a_nested(127))
+
+    assert json.loads(from_below(600)) == json.loads(a_nested(127))
+
+
+@given(st.sampled_from([*TASK, "note"]), json_values)
+def test_any_value_of_a_field_makes_a_task_that_can_be_written_again_or_a_malformed_message(
+    name: str, value: object
+) -> None:
+    body = a_body(**{name: value})
+
+    with contextlib.suppress(MalformedMessage):
+        assert json.loads(parse_task(body).encode()) == json.loads(body)
 
 
 @given(st.binary(max_size=200))

@@ -25,6 +25,9 @@
 A foreign error is translated into one of these once, at the adapter that met it, with `from exc`.
 """
 
+DETAIL_CHARS = 1_000
+"""The longest text of a crash: whatever the input, a report is no larger than a screen."""
+
 
 class UlosError(Exception):
     """Every error this package raises on purpose."""
@@ -53,14 +56,15 @@ class Crash(UlosError):
     exception becomes `error.detail`.
 
     Args:
-        detail: What went wrong, for people.
+        detail: What went wrong, for people. It may quote hostile input: what is not printable is escaped,
+            and what is too long is cut.
         output_tail: The end of the executor's output, where it ran.
     """
 
     code = "crash"
 
     def __init__(self, detail: str, output_tail: str = "") -> None:
-        super().__init__(detail)
+        super().__init__(_one_line(detail))
         self.output_tail = output_tail
 
 
@@ -148,3 +152,9 @@ class EngineFault(Fault):
 
 class NodeFault(Fault):
     """This node's own disk is full or broken."""
+
+
+def _one_line(text: str) -> str:
+    start = text[: DETAIL_CHARS + 1]
+    line = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in start)
+    return line if len(line) <= DETAIL_CHARS else f"{line[: DETAIL_CHARS - 1]}…"

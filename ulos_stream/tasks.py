@@ -19,6 +19,8 @@ from ulos_stream.errors import Crash, MalformedMessage
 MAX_BODY_BYTES = 1024 * 1024
 MAX_TREE_LEVELS = 64
 MAX_TREE_NODES = 1_000
+MAX_JSON_LEVELS = 128
+"""Of a body as a whole: the tree's, and some for fields that others add. `json` ends near 1,000."""
 NEVER_TRAVELS = frozenset({"logMessage", "mqId"})
 """Fields of a received task that a Scala node may have added for itself."""
 
@@ -64,7 +66,7 @@ def _absolute(path: str) -> str:
 
 
 def _seconds(value: object) -> object:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a JSON number")
     return value
 
@@ -198,6 +200,7 @@ def parse_task(body: bytes, max_timeout_s: float = 86_400) -> Task:
     if not isinstance(fields, dict):
         raise MalformedMessage(f"the body is a JSON {type(fields).__name__}, not an object")
     _bound_tree(fields.get("routingTree"))
+    _bound_nesting(fields)
     try:
         travels = {name: value for name, value in fields.items() if name not in NEVER_TRAVELS}
         task = Task.model_validate(travels, by_name=False)
@@ -271,7 +274,7 @@ def _read_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         text = body.decode("latin-1")
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as exc:
         raise MalformedMessage("the JSON is nested too deeply") from exc
     except ValueError as exc:
@@ -280,6 +283,25 @@ def _read_json(body: bytes) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    """A number that is still one when it is written again: Python would write 1e999 as `Infinity`."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _bound_nesting(value: dict[str, Any]) -> None:
+    """Refuse what could be read and not be written again, where Python's stack is deeper."""
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_LEVELS):
+        inside = (inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer))
+        level = [inner for inner in inside if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise MalformedMessage(f"the JSON is nested more than {MAX_JSON_LEVELS} levels deep")
 
 
 def _bound_tree(root: object) -> None:
@@ -298,7 +320,7 @@ def _bound_tree(root: object) -> None:
 
 def _mistakes(invalid: ValidationError) -> str:
     lines = (
-        f"{'.'.join(str(part) for part in error['loc'])}: {error['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(str(part) for part in error['loc']) or 'a name'}: {error['msg'].removeprefix('Value error, ')}"
         for error in invalid.errors(include_url=False, include_input=False, include_context=False)
     )
     return "; ".join(dict.fromkeys(lines))
