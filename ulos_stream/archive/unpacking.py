@@ -18,6 +18,7 @@ from ulos_stream.errors import ArchiveRejected, UlosError
 
 # PKWARE's APPNOTE.TXT 6.3.10: flag bits in 4.4.4, the local header without name and extra field in 4.3.7.
 _UTF8, _ENCRYPTED, _HEADER_BYTES = 0x0800, 0x0001 | 0x0040 | 0x2000, 30
+_ENTRY = b"PK\1\2"  # begins each entry of the table of contents, 4.3.12
 _TARGET = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -90,22 +91,29 @@ def opened(archive: Path, limits: Limits) -> Iterator[tuple[ZipFile, list[Member
     with _Bounded(io.FileIO(archive)) as file:
         if os.fstat(file.fileno()).st_size > limits.zip_mib * MIB:
             raise ArchiveRejected(f"the archive: larger than {limits.zip_mib} MiB")
-        file.most_bytes = max(BLOCK_BYTES, limits.entries * 512)
+        file.limits = limits
         with _sound("no zip, or a damaged one"):
             bundle = ZipFile(file)
+        file.limits = None
         with bundle:
             yield bundle, plan(bundle.filelist, bundle.start_dir, limits)
 
 
 class _Bounded(io.BufferedReader):
-    """Bounds what `ZipFile` reads at once: it believes any size that a zip gives for its central directory."""
+    """Bounds the table of contents before `ZipFile` believes its size, and makes an object of a KiB for each entry."""
 
-    most_bytes = 0
+    limits: Limits | None = None
 
     def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > self.most_bytes:
-            raise ArchiveRejected(f"the archive: its table of contents is larger than {self.most_bytes} bytes")
-        return super().read(size)
+        if self.limits is None:
+            return super().read(size)
+        most_bytes = max(BLOCK_BYTES, self.limits.entries * 512)
+        if size is not None and size > most_bytes:
+            raise ArchiveRejected(f"the archive: its table of contents is larger than {most_bytes} bytes")
+        content = super().read(size)
+        if content.startswith(_ENTRY) and content.count(_ENTRY) > self.limits.entries:
+            raise ArchiveRejected(f"the archive: more than {self.limits.entries} files and directories")
+        return content
 
 
 def blocks(bundle: ZipFile, member: Member) -> Iterator[bytes]:
