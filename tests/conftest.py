@@ -1,7 +1,11 @@
-"""Services for the tests: each worker starts its own, on free ports, once it needs one."""
+"""Services for the tests: each worker starts its own, on free ports, once it needs one.
+
+Passwords are drawn, so that a test can look for them in whatever leaves a node.
+"""
 
 import contextlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 
@@ -24,7 +28,7 @@ def required() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
-    with required(), lab.rabbitmq() as broker:
+    with required(), lab.rabbitmq(password=f"broker-{secrets.token_hex(8)}") as broker:
         yield broker
 
 
@@ -36,7 +40,7 @@ def vsftpd_server() -> Iterator[FtpServer]:
 
 @pytest.fixture(scope="session")
 def pyftpd_server() -> Iterator[FtpServer]:
-    with lab.pyftpd() as server:
+    with lab.pyftpd(password=f"storage-{secrets.token_hex(8)}") as server:
         yield server
 
 

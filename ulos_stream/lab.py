@@ -162,7 +162,7 @@ class Broker:
 
 
 @contextmanager
-def rabbitmq() -> Iterator[Broker]:
+def rabbitmq(*, password: str = PASSWORD) -> Iterator[Broker]:
     """A running RabbitMQ: the installed one, else a container of `rabbitmq:4-management`.
 
     The installed one runs as any user. Should this process be killed, it ends too; a
@@ -176,10 +176,10 @@ def rabbitmq() -> Iterator[Broker]:
     with ExitStack() as stack:
         directory = _directory(stack)
         if script and shutil.which("epmd"):
-            server = _started(lambda port: _node(script, directory, port), stack)
+            server = _started(lambda port: _node(script, directory, port, password), stack)
         else:
-            server = _started(lambda port: _contained(directory, port, stack), stack)
-        yield Broker(HOST, server.port, USERNAME, PASSWORD, directory, server)
+            server = _started(lambda port: _contained(directory, port, password, stack), stack)
+        yield Broker(HOST, server.port, USERNAME, password, directory, server)
 
 
 def _rabbitmq_script() -> str | None:
@@ -188,11 +188,11 @@ def _rabbitmq_script() -> str | None:
     return str(scripts[-1]) if scripts else shutil.which("rabbitmq-server")
 
 
-def _node(script: str, directory: Path, port: int) -> Server:
+def _node(script: str, directory: Path, port: int, password: str) -> Server:
     """One Erlang node with its own configuration, cookie, name service and ports."""
     (directory / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = {HOST}:{port}\n"
-        f"default_user = {USERNAME}\ndefault_pass = {PASSWORD}\n"
+        f"default_user = {USERNAME}\ndefault_pass = {password}\n"
         "disk_free_limit.absolute = 1\n"  # byte: a nearly full disk must not block publishers
         "log.console = true\nlog.file = false\n"
     )
@@ -222,10 +222,10 @@ def _node(script: str, directory: Path, port: int) -> Server:
     return Server(["/bin/sh", "-c", NODE, script], directory, port, b"AMQP\x00\x00\x09\x01", b"\x01", environment)
 
 
-def _contained(directory: Path, port: int, stack: ExitStack) -> Server:
+def _contained(directory: Path, port: int, password: str, stack: ExitStack) -> Server:
     name = f"ulos-lab-{secrets.token_hex(4)}"
     options = f"--name {name} --hostname {name} --publish {HOST}:{port}:5672".split()
-    options += ["--env", f"RABBITMQ_DEFAULT_USER={USERNAME}", "--env", f"RABBITMQ_DEFAULT_PASS={PASSWORD}"]
+    options += ["--env", f"RABBITMQ_DEFAULT_USER={USERNAME}", "--env", f"RABBITMQ_DEFAULT_PASS={password}"]
     hint = "RabbitMQ is not installed: apt-get install rabbitmq-server; or with Docker: docker pull " + BROKER_IMAGE
     docker("create", *options, BROKER_IMAGE, hint=hint)
     stack.callback(docker, "rm", "--force", "--volumes", name, hint=hint)
