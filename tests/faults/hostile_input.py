@@ -316,10 +316,11 @@ def _of_good(item: Item, about: list[Heard]) -> Iterator[str]:
     assert item.artifact is not None
     with zipfile.ZipFile(item.artifact) as archive:
         number = task["taskId"].removeprefix("t-")
-        names = ["number.txt", f"output.x.y{number}.txt", f"output_{exchange}_{item.executor}.txt"]
+        outputs = [f"output.x.y{number}.txt", f"output_{exchange}_{item.executor}.txt"]
+        names = ["number.txt", *outputs, ".ulos/journal.json"]
         if archive.testzip() or archive.namelist() != names or archive.read("number.txt") != number.encode():
             yield f"its artifact holds {archive.namelist()}"
-        elif item.executor == "environment" and b"PATH=" not in archive.read(names[-1]):
+        elif item.executor == "environment" and b"PATH=" not in archive.read(outputs[-1]):
             yield "its output is not that of its executor"
 
 
