@@ -82,6 +82,16 @@ def test_an_id_is_what_other_nodes_compute_for_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("redelivered", "deliveries", "poison"),
+    [(False, 0, False), (True, 0, False), (True, 4, False), (True, 5, True), (False, 19, False)],
+)
+def test_a_message_is_poison_after_five_deliveries_that_the_broker_counted(
+    redelivered: bool, deliveries: int, poison: bool
+) -> None:
+    assert routing.is_poison(redelivered=redelivered, deliveries=deliveries) is poison
+
+
+@pytest.mark.parametrize(
     ("wanted", "redelivered", "deliveries", "requeues"),
     [
         (False, False, 0, False),

@@ -66,7 +66,7 @@ class Origin:
     has_id: bool = True
     redelivered: bool = False
     deliveries: int = 0
-    """How often it was delivered before, as far as the broker counts."""
+    """How often it was delivered before, as far as the broker counts; the sender may have made it up."""
 
     @property
     def body_sha256(self) -> str:

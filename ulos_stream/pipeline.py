@@ -20,7 +20,7 @@ from ulos_stream.executors import Executor, Job, Output, finish
 from ulos_stream.executors.registry import Registry
 from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
-from ulos_stream.routing import POISON_DELIVERIES
+from ulos_stream.routing import is_poison
 from ulos_stream.storage import Storage
 from ulos_stream.tasks import Event, Task, Verdict
 from ulos_stream.workspace import NodeDirectory, Workspace
@@ -76,7 +76,7 @@ class Pipeline:
             report("uploaded", f"uploaded {task.file_path} before", done.verdict)
             return done
 
-        if origin.deliveries >= POISON_DELIVERIES:
+        if is_poison(redelivered=origin.redelivered, deliveries=origin.deliveries):
             raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
         if origin.redelivered:
             with contextlib.suppress(StorageFault):  # then they are left to the next redelivery

@@ -61,5 +61,10 @@ def requeues(*, wanted: bool, redelivered: bool, deliveries: int) -> bool:
     return redelivered and deliveries + 1 < POISON_DELIVERIES
 
 
+def is_poison(*, redelivered: bool, deliveries: int) -> bool:
+    """Whether a message, by the same signs, came back so often that it may be what ends the nodes."""
+    return redelivered and deliveries >= POISON_DELIVERIES
+
+
 def _derive(message_id: str, suffix: str) -> str:
     return str(uuid.uuid5(NAMESPACE, f"{message_id}:{suffix}"))
