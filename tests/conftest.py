@@ -8,11 +8,13 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from ulos_stream import lab
 from ulos_stream.errors import ServiceMissing
+from ulos_stream.executors.disk import release
 from ulos_stream.images import local_image
 from ulos_stream.lab import Broker, FtpServer
 
@@ -24,6 +26,13 @@ def required() -> Iterator[None]:
         yield
     except ServiceMissing as missing:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(str(missing))
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the test's own, below which nothing stays mounted."""
+    yield tmp_path
+    release(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -64,7 +64,7 @@ class Pipeline:
                 except ArtifactChanged:
                     continue  # perhaps by this very stage, on another node: its journal tells
                 finally:
-                    await finish(asyncio.to_thread(archive.remove_tree, space.directory))
+                    await finish(asyncio.to_thread(space.remove))
 
     async def _carry_out(self, task: Task, origin: Origin, space: Workspace, report: Report) -> Done:
         version = await self._retry(lambda: self.storage.download(task.file_path, space.artifact))

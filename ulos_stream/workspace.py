@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ulos_stream import archive
 from ulos_stream.errors import NodeFault
+from ulos_stream.executors.disk import release
 
 PREFIX = "ulos-node-"
 LEAST_FREE_BYTES = 1024 * 1024
@@ -52,9 +53,13 @@ class Workspace:
 
     def empty(self) -> None:
         """Make `files` anew, for another attempt."""
-        archive.remove_tree(self.files)
+        _remove(self.files)
         self.files.mkdir()
         self.result.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove it, and whatever is mounted in it."""
+        _remove(self.directory)
 
 
 class NodeDirectory:
@@ -116,7 +121,7 @@ class NodeDirectory:
         """Remove it. Idempotent."""
         if self._own is not None:
             with contextlib.suppress(OSError):  # then the next node does
-                _remove(self._own)
+                _remove_all(self._own)
             os.close(self._lock)
             self._own, self._lock = None, -1
 
@@ -149,7 +154,7 @@ class Abandoned:
             NodeFault: The disk is broken.
         """
         try:
-            _remove(self.directory)
+            _remove_all(self.directory)
         except OSError as broken:
             raise NodeFault(f"{self.directory}, left by a killed node: {broken.strerror}") from broken
 
@@ -174,9 +179,14 @@ def _try_lock(directory: Path) -> int:
 
 
 def _remove(directory: Path) -> None:
+    release(directory)
+    archive.remove_tree(directory)
+
+
+def _remove_all(directory: Path) -> None:
     """The stages first, the lock last: until then nobody else takes care of it."""
     for stage in directory.iterdir():
         if stage.name != "lock":
-            archive.remove_tree(stage)
+            _remove(stage)
     (directory / "lock").unlink(missing_ok=True)
     directory.rmdir()

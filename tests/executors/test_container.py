@@ -240,32 +240,12 @@ async def test_a_directory_that_the_engine_does_not_see_makes_the_executor_unava
             await executor.run(job)
 
 
-async def test_a_run_that_fills_the_disk_is_stopped(tmp_path: Path) -> None:
-    job, _ = make_job(tmp_path, "for i in 1 2 3; do head -c 1000000 /dev/zero > $i; done; sleep 600")
-
-    async with container_executor(sandbox={"disk_mib": 2}) as executor:
-        with pytest.raises(ExecutorCrashed, match="more than 2 MiB"):
-            await executor.run(job)
-
-    assert containers_of(job) == []
-
-
 async def test_a_run_that_fills_a_writable_root_is_stopped(tmp_path: Path) -> None:
     script = "mkdir /fill; for i in 1 2 3; do head -c 1000000 /dev/zero > /fill/$i; done; sleep 600"
     job, _ = make_job(tmp_path, script)
 
     async with container_executor(sandbox={"disk_mib": 2, "read_only": False, "user": "image"}) as executor:
         with pytest.raises(ExecutorCrashed, match="more than 2 MiB"):
-            await executor.run(job)
-
-    assert containers_of(job) == []
-
-
-async def test_a_run_that_digs_without_end_is_stopped(tmp_path: Path) -> None:
-    job, _ = make_job(tmp_path, "i=0; while [ $i -lt 200 ]; do mkdir d && cd d; i=$((i+1)); done; sleep 600")
-
-    async with container_executor() as executor:
-        with pytest.raises(ExecutorCrashed, match="more than 64 levels"):
             await executor.run(job)
 
     assert containers_of(job) == []

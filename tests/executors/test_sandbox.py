@@ -185,6 +185,6 @@ async def test_a_single_file_is_no_larger_than_the_disk_limit(tmp_path: Path) ->
 def test_no_more_cores_are_asked_for_than_the_engine_has(tmp_path: Path) -> None:
     job, _ = make_job(tmp_path)
 
-    asked = configuration(container(sandbox={"cpus": 64.0}), job, node="n", cpus=2.0)
+    asked = configuration(container(sandbox={"cpus": 64.0}), job, job.directory, node="n", cpus=2.0)
 
     assert asked["HostConfig"]["NanoCpus"] == 2_000_000_000

@@ -1,11 +1,12 @@
 """Executors that are images: for untrusted code, held by the limits of its sandbox.
 
-sweep ▶ create ▶ attach ▶ start ▶ wait ▶ verdict ▶ remove
-        └────────────── whatever happens ───────────▲
+sweep ▶ enclose ▶ create ▶ attach ▶ start ▶ wait ▶ verdict ▶ remove
+        └─────────────────── whatever happens ───────────────▲
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable
 from ulos_stream.executors import Job, finish
 from ulos_stream.executors.descriptor import ContainerDescriptor
 from ulos_stream.executors.directory import Overgrown, give, measure
+from ulos_stream.executors.disk import Unlimited, enclose, release, settle, withdraw
 from ulos_stream.executors.engine import Engine, Refused
 from ulos_stream.executors.printed import Printed
 from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, hosts_file, owner
@@ -38,6 +40,8 @@ CANNOT_START = (126, 127)
 INITS = (b"[FATAL tini (", b"ERROR (catatonit:")
 """How Docker's and Podman's init begin the line in which they say so."""
 
+_log = logging.getLogger(__name__)
+
 
 class ContainerExecutor:
     """Runs an image in a new container, with the job's directory mounted.
@@ -52,6 +56,7 @@ class ContainerExecutor:
         self._descriptor = descriptor
         self._folder = folder
         self._engine = engine
+        self._unlimited = ""
 
     @property
     def output_limit_bytes(self) -> int:
@@ -61,11 +66,11 @@ class ContainerExecutor:
         if mistake := self._wrong_user():
             raise ExecutorUnavailable(mistake)
         await self._sweep(job)
-        await finish(asyncio.to_thread(self._prepare, job))
         creating = asyncio.create_task(self._create(job))
         try:
             container = await asyncio.shield(creating)
             exit_code = await self._execute(container, job)
+            await finish(asyncio.to_thread(settle, job.directory))
             verdict = judge(self._descriptor, exit_code, job.directory)
             if verdict is Verdict.FAIL and await self._engine.was_killed(container):
                 raise EngineFault("the container was stopped from outside")
@@ -97,16 +102,39 @@ class ContainerExecutor:
             advice = f"build it with `docker build -t {image} {self._folder}`"
         return f"the image {image!r} is not on this node; {advice}"
 
-    def _prepare(self, job: Job) -> None:
+    def _prepare(self, job: Job) -> Path:
+        """Make all ready for the container; returns what it is given as the job's directory."""
         discard_verdict(self._descriptor, job.directory)
         owns = owner(self._descriptor.sandbox)
         if owns is not None and os.getuid() == 0:
             give(job.directory, *owns)
         hosts_file(job).write_text(LOCALHOST)
         hosts_file(job).chmod(0o644)
+        if not self._unlimited:
+            try:
+                return enclose(job.directory, self._descriptor.sandbox.disk_mib)
+            except Unlimited as exc:
+                self._watch_instead(str(exc))
+        return job.directory
+
+    def _watch_instead(self, reason: str) -> None:
+        """Do without a disk for each run from now on, and say so: looking at it is coarser than a limit."""
+        self._unlimited = reason
+        _log.warning("%s: no disk of a run's own, it is only looked at: %s", self._descriptor.image, reason)
 
     async def _create(self, job: Job) -> "DockerContainer":
-        config = configuration(self._descriptor, job, node=self._engine.node, cpus=self._engine.cpus)
+        work = await asyncio.to_thread(self._prepare, job)
+        try:
+            return await self._create_with(work, job)
+        except (ExecutorUnavailable, Refused) as exc:
+            if work == job.directory or str(work) not in str(exc):  # every engine names the path that it misses
+                raise
+        await asyncio.to_thread(release, job.directory)
+        self._watch_instead("the engine does not see what this node mounts")
+        return await self._create_with(job.directory, job)
+
+    async def _create_with(self, work: Path, job: Job) -> "DockerContainer":
+        config = configuration(self._descriptor, job, work, node=self._engine.node, cpus=self._engine.cpus)
         try:
             return await self._engine.ask(lambda docker: docker.containers.create(config))
         except Refused as exc:
@@ -129,6 +157,7 @@ class ContainerExecutor:
             with contextlib.suppress(UlosError):
                 await self._sweep(job)
         hosts_file(job).unlink(missing_ok=True)
+        await asyncio.to_thread(withdraw, job.directory)
 
     async def _execute(self, container: "DockerContainer", job: Job) -> int:
         """Start the container, follow it to its end, and return its exit code."""
@@ -190,14 +219,17 @@ class ContainerExecutor:
             printed.write(message.stream, message.data)
 
     async def _watch(self, container: "DockerContainer", directory: Path) -> None:
-        """Raise when the run takes more of the disk than it may."""
+        """Raise when the run takes more of the disk than it may, where no file system of its own holds it."""
         sandbox = self._descriptor.sandbox
+        enclosed = directory.is_mount()
+        if enclosed and sandbox.read_only:
+            return
         pause_s = LOOK_S[0]
         while True:
             await asyncio.sleep(pause_s)
             begun = time.monotonic()
             try:
-                used_bytes = await asyncio.to_thread(measure, directory)
+                used_bytes = 0 if enclosed else await asyncio.to_thread(measure, directory)
             except Overgrown as exc:
                 raise ExecutorCrashed(f"stopped: the run left {exc}") from exc
             if not sandbox.read_only:

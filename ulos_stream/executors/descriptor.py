@@ -115,8 +115,10 @@ class Sandbox(ProcessSandbox):
     tmpfs_mib: Annotated[int, Field(ge=1)] = 64
     """MiB of /tmp (with `read_only`) and, separately, of /dev/shm: Docker's own default for the latter."""
     disk_mib: Annotated[int, Field(ge=1)] = 512
-    """MiB that the run may leave on the disk, and the largest single file: as much as the archive may unpack to.
-    Looked at every half second, so a fast writer overshoots; a file that is deleted but open is not seen."""
+    """MiB of the job's directory, and the largest single file: as much as the archive may unpack to. A node that is
+    root makes the directory a file system of that size, with an inode for each 4 KiB; a run that wants more is told
+    that no space is left. Elsewhere, and for the root of an image that is not `read_only`, the disk is looked at
+    every half second and the run stopped: a fast writer overshoots, and a deleted file that is open is not seen."""
 
 
 class _Executor(_Table):

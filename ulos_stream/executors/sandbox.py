@@ -34,12 +34,13 @@ def hosts_file(job: Job) -> Path:
     return job.directory.with_name(f"{job.directory.name}.hosts")
 
 
-def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus: float) -> dict[str, Any]:
+def configuration(descriptor: ContainerDescriptor, job: Job, work: Path, *, node: str, cpus: float) -> dict[str, Any]:
     """The body of the engine's `POST /containers/create` (Docker Engine API 1.41).
 
     Args:
         descriptor: What runs and within which limits.
-        job: Its directory is the only thing of the node that the container sees.
+        job: What the container is labelled with.
+        work: The job's directory, as the engine is to find it: all of the node that the container sees.
         node: Name of the node, for the label.
         cpus: Cores that the engine has; it refuses to promise more.
     """
@@ -53,7 +54,7 @@ def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus:
         # With nothing but a loopback of its own, the container is none of the engine's network's business:
         # it starts 0.1 s sooner, and Docker 20.10 cannot lock up over it (moby/moby#46661).
         "NetworkDisabled": sandbox.network == "none",
-        "HostConfig": _host_config(sandbox) | {"Mounts": _mounts(descriptor, job)},
+        "HostConfig": _host_config(sandbox) | {"Mounts": _mounts(descriptor, job, work)},
     }
     config["HostConfig"]["NanoCpus"] = int(min(sandbox.cpus, cpus) * 1e9)
     if owns := owner(sandbox):
@@ -65,11 +66,9 @@ def configuration(descriptor: ContainerDescriptor, job: Job, *, node: str, cpus:
     return config
 
 
-def _mounts(descriptor: ContainerDescriptor, job: Job) -> list[dict[str, Any]]:
+def _mounts(descriptor: ContainerDescriptor, job: Job, work: Path) -> list[dict[str, Any]]:
     """Bind mounts that fail if their source is missing; `Binds` would make it, as root."""
-    mounts: list[dict[str, Any]] = [
-        {"Type": "bind", "Source": str(job.directory.absolute()), "Target": descriptor.mount}
-    ]
+    mounts: list[dict[str, Any]] = [{"Type": "bind", "Source": str(work.absolute()), "Target": descriptor.mount}]
     if descriptor.sandbox.network == "none":
         hosts = str(hosts_file(job).absolute())
         mounts.append({"Type": "bind", "Source": hosts, "Target": "/etc/hosts", "ReadOnly": True})
