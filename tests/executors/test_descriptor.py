@@ -43,6 +43,7 @@ def test_a_container_needs_a_key_and_an_image_and_is_held_by_safe_limits(tmp_pat
         user="node",
         read_only=True,
         network="none",
+        runtime=None,
         pids=64,
         memory_mib=512,
         cpus=1.0,
@@ -70,6 +71,7 @@ def test_everything_can_be_said_of_a_container(tmp_path: Path) -> None:
         [sandbox]
         user = "1000:1000"
         cpus = 2
+        runtime = "runsc"
     """
 
     descriptor = read_descriptor(write(tmp_path, text))
@@ -79,6 +81,7 @@ def test_everything_can_be_said_of_a_container(tmp_path: Path) -> None:
     assert descriptor.mount == "/mnt/tests"
     assert descriptor.environment == {"UNITS": "mm"}
     assert (descriptor.sandbox.user, descriptor.sandbox.cpus) == ("1000:1000", 2.0)
+    assert descriptor.sandbox.runtime == "runsc"
 
 
 def test_a_process_needs_a_key_and_a_command(tmp_path: Path) -> None:

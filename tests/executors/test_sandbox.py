@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from workbench import container, container_executor, inspect, make_job, script_image
 
+from ulos_stream.errors import ExecutorUnavailable
 from ulos_stream.executors.sandbox import UNPRIVILEGED, configuration
 from ulos_stream.tasks import Verdict
 
@@ -134,6 +135,25 @@ async def test_another_network_is_there_when_the_descriptor_says_so(tmp_path: Pa
 
     assert details["HostConfig"]["NetworkMode"] == network
     assert not details["Config"].get("NetworkDisabled")
+
+
+async def test_the_engine_is_told_the_runtime_of_the_descriptor(tmp_path: Path) -> None:
+    details = await told(tmp_path, sandbox={"runtime": "io.containerd.runc.v2"})
+
+    assert details["HostConfig"]["Runtime"] == "io.containerd.runc.v2"
+
+
+async def test_a_runtime_that_the_engine_does_not_have_is_said_with_those_that_it_has(tmp_path: Path) -> None:
+    job, _ = make_job(tmp_path)
+
+    async with container_executor(sandbox={"runtime": "runsc"}) as executor:
+        reason = await executor.check()
+        with pytest.raises(ExecutorUnavailable) as raised:
+            await executor.run(job)
+
+    assert reason == str(raised.value)
+    assert "'runsc' is not known to the container engine; it has io.containerd.runc.v2, " in reason
+    assert reason.endswith(", runc")
 
 
 async def test_the_descriptors_environment_arrives_and_the_nodes_does_not(

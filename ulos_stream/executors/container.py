@@ -63,7 +63,7 @@ class ContainerExecutor:
         return self._descriptor.sandbox.output_mib * MIB
 
     async def run(self, job: Job) -> Verdict:
-        if mistake := self._wrong_user():
+        if mistake := self._wrong_user() or await self._wrong_runtime():
             raise ExecutorUnavailable(mistake)
         await self._sweep(job)
         creating = asyncio.create_task(self._create(job))
@@ -82,6 +82,8 @@ class ContainerExecutor:
         if mistake := self._wrong_user():
             return mistake
         try:
+            if mistake := await self._wrong_runtime():
+                return mistake
             await self._engine.ask(lambda docker: docker.images.inspect(self._descriptor.image))
         except Refused as exc:
             return self._missing() if exc.status == 404 else str(exc)
@@ -94,6 +96,12 @@ class ContainerExecutor:
         if owns is None or os.getuid() == 0 or owns == (os.getuid(), os.getgid()):
             return None
         return f"sandbox.user = {self._descriptor.sandbox.user!r} needs a node that runs as root"
+
+    async def _wrong_runtime(self) -> str | None:
+        runtime = self._descriptor.sandbox.runtime
+        if runtime is None or runtime in (known := await self._engine.runtimes()):
+            return None
+        return f"sandbox.runtime = {runtime!r} is not known to the container engine; it has {', '.join(known)}"
 
     def _missing(self) -> str:
         image = self._descriptor.image

@@ -106,6 +106,9 @@ class Sandbox(ProcessSandbox):
     """`none`: nothing but a localhost of its own; student code can neither leak nor attack. `bridge`: outgoing
     connections by the engine's NAT, to the node's neighbours too. `host`: the node's own network, everything on
     127.0.0.1 included."""
+    runtime: Annotated[str, AfterValidator(_word)] | None = None
+    """Name of an OCI runtime that the engine knows, like `runsc` (gVisor) or `kata`: a kernel between the run and the
+    node's own. The engine's default one otherwise."""
     pids: Annotated[int, Field(ge=1)] = 64
     """Processes and threads at once: enough for a compiler or an interpreter, too few for a fork bomb."""
     memory_mib: Annotated[int, Field(ge=6)] = 512

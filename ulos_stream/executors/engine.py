@@ -97,6 +97,11 @@ class Engine:
         except (aiohttp.ClientError, OSError, AssertionError, ValueError) as exc:
             raise self._away(f"the container engine broke off: {exc or type(exc).__name__}") from exc
 
+    async def runtimes(self) -> list[str]:
+        """Names of the OCI runtimes that the engine has now."""
+        info = await self.ask(lambda docker: docker.system.info())
+        return sorted(info.get("Runtimes") or ())
+
     async def remove(self, container: "DockerContainer") -> None:
         """Kill and remove; what cannot be removed now is left to a sweep."""
         deadline = time.monotonic() + REMOVE_S
@@ -162,7 +167,8 @@ class Engine:
             docker = aiodocker.Docker(url="unix://localhost", connector=self._connector)
         try:
             info = await docker.system.info()
-            _insist_on_limits(info)
+            if reason := shortcoming(info):
+                raise ExecutorUnavailable(f"untrusted code does not run on this container engine: {reason}")
             self.cpus = float(info["NCPU"])
         except BaseException:
             await docker.close()
@@ -173,12 +179,23 @@ class Engine:
         return ExecutorUnavailable(text) if self._docker is None else EngineFault(text)
 
 
-def _insist_on_limits(info: Mapping[str, Any]) -> None:
-    limits = {"MemoryLimit": "memory", "PidsLimit": "processes", "CpuCfsQuota": "processor time"}
+def shortcoming(info: Mapping[str, Any]) -> str | None:
+    """Why untrusted code must not run on an engine that says this of itself (`GET /info`); None when it may."""
+    options = [dict(part.partition("=")[::2] for part in text.split(",")) for text in info.get("SecurityOptions") or ()]
+    names = {option.get("name"): option for option in options}
+    if "rootless" in names and str(info.get("CgroupVersion")) == "1":
+        return "it runs rootless on cgroup v1, where it ignores every limit; boot with cgroup v2, or run it as root"
+    limits = {
+        "MemoryLimit": "memory",
+        "SwapLimit": "swap (the kernel may need swapaccount=1)",
+        "PidsLimit": "processes",
+        "CpuCfsQuota": "processor time",
+    }
     if missing := [name for key, name in limits.items() if not info.get(key, False)]:
-        raise ExecutorUnavailable(
-            f"the container engine cannot limit {' and '.join(missing)}; untrusted code does not run on it"
-        )
+        return f"it cannot limit {' and '.join(missing)}"
+    if names.get("seccomp", {}).get("profile", "unconfined") == "unconfined":
+        return "it filters no system calls (seccomp)"
+    return None
 
 
 async def _find_kill(docker: "Docker", container_id: str, started_at: str) -> bool:

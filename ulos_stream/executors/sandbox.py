@@ -60,6 +60,8 @@ def configuration(descriptor: ContainerDescriptor, job: Job, work: Path, *, node
     if owns := owner(sandbox):
         config["User"] = "{}:{}".format(*owns)
         environment = {"HOME": "/tmp", **environment}  # noqa: S108 (the ids have no home in the image)
+    if sandbox.runtime:
+        config["HostConfig"]["Runtime"] = sandbox.runtime
     if descriptor.working_dir:
         config["WorkingDir"] = descriptor.working_dir
     config["Env"] = [f"{name}={value}" for name, value in environment.items()]
