@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Literal
 
-from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
+from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorUnavailable, Fault, UnknownExecutor
 from ulos_stream.executors import Executor
 from ulos_stream.executors.container import ContainerExecutor
 from ulos_stream.executors.descriptor import ContainerDescriptor, Descriptor, read_descriptor
@@ -90,10 +90,12 @@ class Registry:
         """Remove the containers of other nodes that are `abandoned`: told a node's name, it says so.
 
         Raises:
-            EngineFault: The container engine is away.
-            ExecutorUnavailable: There is none on this node.
+            EngineFault: The container engine is away, or there is none; what is left is found by the next sweep.
         """
-        await self._engine.sweep("ulos.node", abandoned=lambda labels: abandoned(labels["ulos.node"]))
+        try:
+            await self._engine.sweep("ulos.node", abandoned=lambda labels: abandoned(labels["ulos.node"]))
+        except ExecutorUnavailable as away:  # no task is to blame, and none waits
+            raise EngineFault(str(away)) from away
 
     async def aclose(self) -> None:
         """Close the connection to the container engine. Idempotent."""
