@@ -554,6 +554,19 @@ async def test_a_node_waits_for_a_world_that_is_not_there_and_consumes_nothing(
     assert await settled(world) == (1, 0)
 
 
+async def test_a_node_that_is_stopped_while_it_waits_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+
+    async with world.node_process(ULOS_STORAGE_URL="file:///nowhere", ULOS_WORK_DIR=str(work)) as node:
+        await node.says("waiting", "/nowhere")
+        held = list(work.iterdir())
+        await node.stop()
+
+    assert len(held) == 1
+    assert list(work.iterdir()) == []
+
+
 async def test_amqps_works_with_a_private_authority_and_is_waited_for_without(world: World, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))

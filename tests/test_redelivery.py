@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import uuid
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from world import Heard, World, a_tree, a_world, a_zip
 
 from ulos_stream import routing
+from ulos_stream.images import local_image
 from ulos_stream.lab import Broker
 from ulos_stream.storage import temporary_name
 from ulos_stream.tasks import Verdict
@@ -223,6 +226,38 @@ async def test_what_a_killed_node_has_left_is_removed_when_the_next_one_starts(w
 
     assert len(left) == 1
     assert os.listdir(world.artifacts.with_name("work")) == []
+
+
+async def test_the_container_and_the_mounts_of_a_killed_node_are_removed_when_the_next_one_starts(
+    world: World, docker: str, tmp_path: Path
+) -> None:
+    image = local_image("ulos-test/waits", "echo started; sleep 600\n")
+    folder = tmp_path / "executors" / "waits"
+    folder.mkdir()
+    (folder / "executor.toml").write_text(f'kind = "container"\nrouting_key = "waits"\nimage = "{image}"\n')
+    label = f"killed-{uuid.uuid4()}"
+    await world.send(world.task(a_tree("waits")))
+    async with world.node_process(ULOS_NODE=label) as node:
+        while not containers(label):
+            await asyncio.sleep(0.05)
+        node.process.kill()
+        await node.process.wait()
+    while await world.count(world.tasks) == 0:
+        await asyncio.sleep(0.01)
+    await world.tasks.purge()
+
+    async with world.node_process() as node:
+        await node.says("swept")
+        left = containers(label)
+        await node.stop()
+
+    assert left == []
+    assert os.listdir(world.artifacts.with_name("work")) == []
+
+
+def containers(node: str) -> list[str]:
+    command = ["docker", "ps", "--all", "--quiet", "--filter", f"label=ulos.node={node}"]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
 
 
 async def test_a_node_says_when_its_storage_is_away_and_when_it_is_back(world: World) -> None:

@@ -6,7 +6,6 @@
 """
 
 import asyncio
-import contextlib
 import functools
 import ssl
 import sys
@@ -18,7 +17,8 @@ from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
 
 from ulos_stream import shipped, topology
-from ulos_stream.errors import ConfigurationError, ExecutorUnavailable, Fault, UnknownExecutor
+from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
+from ulos_stream.executors import finish
 from ulos_stream.executors.registry import Registry, build_registry
 from ulos_stream.journal import derived_key
 from ulos_stream.node import Node
@@ -77,6 +77,13 @@ def create_app(settings: Settings) -> FastStream:
     )
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 
+    async def begin() -> None:
+        try:
+            await wait_for_the_world()
+        except BaseException:  # told to end before all was there: then nobody calls `close`
+            await finish(close())
+            raise
+
     async def wait_for_the_world() -> None:
         """Consume nothing before everything that a stage needs is there."""
         configure_logging(settings.node.log_level)
@@ -104,12 +111,12 @@ def create_app(settings: Settings) -> FastStream:
         log.info("stopped")
 
     # Brokers start and stop in this order: deliveries end before the publisher goes. That the
-    # publisher is up before the first delivery is the work of `wait_for_the_world`.
+    # publisher is up before the first delivery is the work of `begin`.
     return FastStream(
         consuming,
         publishing,
         logger=None,
-        on_startup=[wait_for_the_world],
+        on_startup=[begin],
         after_startup=[say_ready],
         on_shutdown=[readiness.stop, connecting.stop, node.drain],
         after_shutdown=[close],
@@ -120,8 +127,7 @@ async def _sweep(directory: NodeDirectory, executors: Registry, log: Log) -> Non
     """Remove what killed nodes of this machine have left: first the containers, which may be writing still."""
     for left in directory.abandoned():
         try:
-            with contextlib.suppress(ExecutorUnavailable):  # no engine, so no containers
-                await executors.sweep(left.node.__eq__)
+            await executors.sweep(left.node.__eq__)
             await asyncio.to_thread(left.remove)
             log.info("swept", left_by=left.node)
         except Fault as fault:

@@ -118,11 +118,18 @@ async def test_a_sweep_that_finds_no_engine_is_a_fault_and_works_once_there_is_o
     assert (left, swept) == (1, 0)
 
 
-async def test_a_sweep_on_a_node_without_an_engine_is_a_fault() -> None:
+async def test_a_sweep_on_a_node_whose_engine_is_not_there_is_a_fault() -> None:
     registry = a_registry(NOWHERE)
 
     with pytest.raises(EngineFault, match="/nowhere/docker"):
         await registry.sweep(lambda _: True)
+
+
+async def test_a_sweep_on_a_node_without_any_engine_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setattr("aiodocker.docker._sock_search_paths", [])
+
+    await a_registry().sweep(lambda _: True)
 
 
 async def test_a_connection_that_breaks_in_a_sweep_is_a_fault_and_removes_nothing(tmp_path: Path) -> None:

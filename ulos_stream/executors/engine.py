@@ -46,6 +46,10 @@ class Refused(EngineFault):
         self.status = status
 
 
+class NoEngine(ExecutorUnavailable):
+    """Nothing on this node looks like a container engine, not even one that is down."""
+
+
 class Engine:
     """One node's connection to its container engine; opened on first use.
 
@@ -156,7 +160,7 @@ class Engine:
         try:
             docker = aiodocker.Docker(url=self._host)
         except AssertionError as exc:
-            raise ExecutorUnavailable("no container engine is to be found on this node; set DOCKER_HOST") from exc
+            raise NoEngine("no container engine is to be found on this node; set DOCKER_HOST") from exc
         except ValueError as exc:
             raise ExecutorUnavailable(f"the container engine's address {self._host!r} is wrong: {exc}") from exc
         if isinstance(docker.connector, aiohttp.UnixConnector):

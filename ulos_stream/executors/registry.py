@@ -12,7 +12,7 @@ from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorUnavaila
 from ulos_stream.executors import Executor
 from ulos_stream.executors.container import ContainerExecutor
 from ulos_stream.executors.descriptor import ContainerDescriptor, Descriptor, read_descriptor
-from ulos_stream.executors.engine import Engine
+from ulos_stream.executors.engine import Engine, NoEngine
 from ulos_stream.executors.inline import MOCK_PREFIX, MOCK_VERDICTS, InlineExecutor, Mock
 from ulos_stream.executors.process import ProcessExecutor
 from ulos_stream.tasks import Verdict
@@ -90,10 +90,12 @@ class Registry:
         """Remove the containers of other nodes that are `abandoned`: told a node's name, it says so.
 
         Raises:
-            EngineFault: The container engine is away, or there is none; what is left is found by the next sweep.
+            EngineFault: The container engine is away; what is left is found by the next sweep.
         """
         try:
             await self._engine.sweep("ulos.node", abandoned=lambda labels: abandoned(labels["ulos.node"]))
+        except NoEngine:  # so nothing ever ran on it
+            return
         except ExecutorUnavailable as away:  # no task is to blame, and none waits
             raise EngineFault(str(away)) from away
 
