@@ -35,8 +35,8 @@ class Output:
         self._tail = (self._tail + data)[-TAIL_BYTES:]
 
     def close(self) -> None:
-        """Say how much was dropped, if anything, and close the file."""
-        if self.dropped_bytes:
+        """Say how much was dropped, if anything, and close the file. Idempotent."""
+        if self.dropped_bytes and not self._file.closed:
             self._file.write(f"\n[output cut: {self.dropped_bytes} more bytes]\n".encode())
         self._file.close()
 
