@@ -872,6 +872,17 @@ def test_no_descriptor_is_left_open(space: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_refused_result_keeps_no_descriptor_while_the_refusal_is_remembered(space: Path) -> None:
+    files = planted(space / "files", {f"{n}/{n}": b"" for n in range(20)})
+    before = len(os.listdir("/proc/self/fd"))
+
+    with pytest.raises(ArchiveRejected) as refusal:
+        packed(files, limits=Limits(entries=30))
+
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert "more than 30 files" in str(refusal.value)
+
+
 # What is removed
 
 

@@ -1,5 +1,6 @@
 """What untrusted code left behind becomes a zip that every node accepts: walk → admit → add."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -7,7 +8,7 @@ import stat
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -65,7 +66,8 @@ def pack(
     with _readable("."):
         root = os.open(directory, DIRECTORY)
     with closing(root), ZipFile(archive, "w") as bundle:
-        members = admitted(chain(ours, added, _walk(root, taken, check)), limits, "the result")[len(ours) :]
+        with contextlib.closing(_walk(root, taken, check)) as found:  # a refusal leaves it half-way, with open files
+            members = admitted(chain(ours, added, found), limits, "the result")[len(ours) :]
         parents = {os.path.dirname(member.name) for member in members}
         for member in sorted(members, key=lambda member: member.name):
             check()
@@ -92,7 +94,7 @@ def output_name(exchange: str, routing_key: str) -> str:
     return name
 
 
-def _walk(root: int, taken: set[str], check: Check) -> Iterator[Member]:
+def _walk(root: int, taken: set[str], check: Check) -> Generator[Member, None, None]:
     """The regular files and the directories below an open directory, each before what is in it."""
     waiting = [""]
     while waiting:
