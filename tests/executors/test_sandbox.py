@@ -112,6 +112,36 @@ async def test_the_root_file_system_is_read_only_and_tmp_holds_no_programs(tmp_p
     assert "written" in printed
 
 
+async def test_a_run_sees_no_processes_messages_names_or_groups_but_its_own(tmp_path: Path) -> None:
+    kinds = ["cgroup", "ipc", "mnt", "net", "pid", "uts"]
+
+    printed = await said(
+        tmp_path, f"for kind in {' '.join(kinds)}; do readlink /proc/self/ns/$kind; done; ls -d /proc/[0-9]*"
+    )
+
+    inside = printed.split()
+    nodes_own = {os.readlink(f"/proc/self/ns/{kind}") for kind in kinds}
+    assert [namespace.partition(":")[0] for namespace in inside[:6]] == kinds
+    assert nodes_own & set(inside) == set()
+    assert len(inside) - len(kinds) <= 4  # init, the script, ls and what it asks
+
+
+async def test_open_files_and_core_dumps_are_limited(tmp_path: Path) -> None:
+    printed = await said(tmp_path, "ulimit -n; ulimit -Hn; ulimit -Hc; ulimit -n 5000 2>/dev/null || echo refused")
+
+    assert printed.splitlines()[:3] == ["4096", "4096", "0"]
+    assert "refused" in printed
+
+
+async def test_tmp_and_shared_memory_hold_no_more_than_they_may(tmp_path: Path) -> None:
+    script = "for place in /tmp /dev/shm; do dd if=/dev/zero of=$place/fill bs=1M count=9; stat -c %s $place/fill; done"
+
+    printed = await said(tmp_path, script, sandbox={"tmpfs_mib": 2})
+
+    assert printed.split().count(str(2 * 1024 * 1024)) == 2
+    assert printed.count("No space left on device") == 2
+
+
 async def test_there_is_no_network(tmp_path: Path) -> None:
     printed = await said(tmp_path, "ls /sys/class/net; cat /proc/net/route; wget -q -T 2 http://1.1.1.1 || echo failed")
 

@@ -1,0 +1,102 @@
+"""A container's stage as the pipeline carries it out: faults, cancellation, and what is left of its directory."""
+
+import asyncio
+import json
+import subprocess
+import uuid
+import zipfile
+from pathlib import Path
+
+import pytest
+from workbench import IMAGE, script_image
+from world import a_zip
+
+from ulos_stream import archive
+from ulos_stream.errors import EngineFault, Fault
+from ulos_stream.executors.registry import build_registry
+from ulos_stream.pipeline import Pipeline
+from ulos_stream.storage.folder import FolderStorage
+from ulos_stream.tasks import Event, Task, Verdict, parse_task
+
+pytestmark = pytest.mark.usefixtures("docker")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _image(docker: object) -> None:
+    script_image()
+
+
+class Bench:
+    """A pipeline with one container executor, and the task that it carries out."""
+
+    def __init__(self, folder: Path, script: str) -> None:
+        self.node = f"node-{uuid.uuid4()}"
+        self.work, self.artifact = folder / "work", folder / "a.zip"
+        self.faults: list[Fault] = []
+        self.work.mkdir()
+        (folder / "executors" / "check").mkdir(parents=True)
+        descriptor = f'kind = "container"\nrouting_key = "check"\nimage = "{IMAGE}"\n'
+        (folder / "executors" / "check" / "executor.toml").write_text(descriptor)
+        self.artifact.write_bytes(a_zip(job_sh=script))
+        self.registry = build_registry([folder / "executors"], mock_delay_s=0, node=self.node, docker_host=None)
+        self.pipeline = Pipeline(
+            storage=FolderStorage(folder, 2**20),
+            executors=self.registry,
+            limits=archive.Limits(),
+            work_dir=self.work,
+            fault_budget_s=20,
+            report_fault=lambda fault, _: self.faults.append(fault),
+        )
+
+    def start(self) -> "asyncio.Task[Verdict]":
+        return asyncio.create_task(self.pipeline.run(self._task(), str(uuid.uuid4()), self._report))
+
+    def kill_container(self) -> None:
+        listed = ["docker", "ps", "-q", "--filter", f"label=ulos.node={self.node}"]
+        [container] = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()
+        subprocess.run(["docker", "kill", container], check=True, capture_output=True)
+
+    async def leaves(self, name: str) -> None:
+        """Wait until the run has left a file of that name."""
+        while not list(self.work.glob(f"*/files/{name}")):
+            await asyncio.sleep(0.05)
+
+    @staticmethod
+    def _report(event: Event, text: str, verdict: Verdict | None = None) -> None: ...
+
+    @staticmethod
+    def _task() -> Task:
+        tree = {"exchange": "", "routingKey": "check"}
+        fields = {"taskId": "t", "taskOwnerId": "o", "filePath": "/a.zip", "timeout": 30, "routingTree": tree}
+        return parse_task(json.dumps(fields).encode())
+
+
+async def test_a_stage_whose_container_is_killed_starts_again_from_the_artifact(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "ls; touch first; sleep 2; rm first; touch second")
+
+    stage = bench.start()
+    await bench.leaves("first")
+    await asyncio.to_thread(bench.kill_container)
+    verdict = await stage
+
+    await bench.registry.aclose()
+    assert verdict is Verdict.PASS
+    assert [type(fault) for fault in bench.faults] == [EngineFault]
+    with zipfile.ZipFile(bench.artifact) as result:
+        assert sorted(result.namelist()) == ["job.sh", "output__check.txt", "second"]
+        assert result.read("output__check.txt") == b"job.sh\n"
+    assert list(bench.work.iterdir()) == []
+
+
+async def test_a_cancelled_stage_leaves_neither_directory_nor_mount(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "touch first; sleep 600")
+
+    stage = bench.start()
+    await bench.leaves("first")
+    stage.cancel()
+    await asyncio.wait([stage])
+
+    await bench.registry.aclose()
+    assert stage.cancelled()
+    assert list(bench.work.iterdir()) == []
+    assert str(bench.work) not in Path("/proc/self/mountinfo").read_text()
