@@ -9,7 +9,7 @@ import ssl
 import sys
 import uuid
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,10 +171,16 @@ class NodeProcess:
 
     @staticmethod
     @contextlib.asynccontextmanager
-    async def running(environment: dict[str, str], program: str | None = None) -> AsyncIterator["NodeProcess"]:
-        """Start it by the README's command, or by a Python `program`; it is gone afterwards."""
+    async def running(
+        environment: dict[str, str], program: str | None = None, launcher: Sequence[str] = ()
+    ) -> AsyncIterator["NodeProcess"]:
+        """Start it by the README's command, or by a Python `program`; it is gone afterwards.
+
+        A `launcher` becomes the command that follows it.
+        """
         arguments = ["-m", "faststream"] if program is None else ["-c", program]
         process = await asyncio.create_subprocess_exec(
+            *launcher,
             sys.executable,
             *arguments,
             "run",
@@ -199,6 +205,12 @@ class NodeProcess:
                 if fields["event"] == event and reason in fields.get("reason", ""):
                     return fields
         raise AssertionError(f"the node ended without saying {event!r}: {self.lines}")
+
+    async def words(self) -> str:
+        """All that it says on standard error until it ends."""
+        async with asyncio.timeout(LIMIT_S):
+            _, said = await self.process.communicate()
+        return said.decode()
 
     async def stop(self) -> int:
         """SIGTERM; returns the exit code."""

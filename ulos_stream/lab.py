@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote
 
 from ulos_stream.errors import ServiceMissing, UlosError
 from ulos_stream.images import docker
@@ -146,7 +147,7 @@ class Broker:
     @property
     def url(self) -> str:
         """Its AMQP URL, credentials included."""
-        return f"amqp://{self.username}:{self.password}@{self.host}:{self.port}/"
+        return f"amqp://{self.username}:{quote(self.password, safe='')}@{self.host}:{self.port}/"
 
     def start(self) -> None:
         """Start it again, on the same port and data; returns when it speaks AMQP."""

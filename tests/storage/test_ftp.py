@@ -791,5 +791,14 @@ async def test_no_socket_is_left_to_the_garbage_collector(
     assert [str(item.message) for item in recwarn if issubclass(item.category, ResourceWarning)] == []
 
 
+async def test_a_server_that_repeats_the_password_does_not_put_it_into_the_fault(connect: Connect, stub: Stub) -> None:
+    stub.on["PASS"] = lambda session, password: refuse(session, f"530 nobody has the password {password!r}")
+
+    with pytest.raises(StorageFault, match="nobody has the password") as caught:
+        await connect(stub).check()
+
+    assert PASSWORD not in str(caught.value)
+
+
 def test_the_password_is_not_in_the_representation(connect: Connect, stub: Stub) -> None:
     assert PASSWORD not in repr(connect(stub))

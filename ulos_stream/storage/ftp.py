@@ -150,7 +150,10 @@ class FtpStorage:
         except (OSError, ValueError, LookupError, aioftp.AIOFTPException, _Unusable) as exc:
             if isinstance(exc, OSError):
                 self._close_idle()  # what broke this connection may have broken them all
-            raise StorageFault(f"{doing} on {self.host}:{self.port} failed: {_reason(exc)}") from exc
+            reason = _reason(exc)
+            if password := self.password.get_secret_value():  # which some servers repeat where they refuse it
+                reason = reason.replace(password, "******")
+            raise StorageFault(f"{doing} on {self.host}:{self.port} failed: {reason}") from exc
 
     async def _lend(self, client: "_Client", operation: Callable[["_Client"], Awaitable[T]]) -> T:
         try:
