@@ -42,6 +42,13 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
+def managed_broker() -> Iterator[Broker]:
+    """A broker that serves the management API too."""
+    with required(), lab.rabbitmq(management=True) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
 def vsftpd_server() -> Iterator[FtpServer]:
     with required(), lab.vsftpd() as server:
         yield server

@@ -133,6 +133,14 @@ def test_a_server_that_dies_early_is_reported_with_its_last_words(tmp_path: Path
         server.start()
 
 
+def test_the_management_api_answers_where_it_was_asked_for(managed_broker: Broker, broker: Broker) -> None:
+    assert managed_broker.management_url is not None
+    port = int(managed_broker.management_url.rpartition(":")[2])
+
+    assert listens(port)
+    assert broker.management_url is None
+
+
 # --- FTP
 
 

@@ -143,6 +143,8 @@ class Broker:
     directory: Path
     """Its configuration, data and log."""
     server: Server = field(repr=False)
+    management_url: str | None = None
+    """Of its management API, where that was asked for."""
 
     @property
     def url(self) -> str:
@@ -163,11 +165,14 @@ class Broker:
 
 
 @contextmanager
-def rabbitmq(*, password: str = PASSWORD) -> Iterator[Broker]:
+def rabbitmq(*, password: str = PASSWORD, management: bool = False) -> Iterator[Broker]:
     """A running RabbitMQ: the installed one, else a container of `rabbitmq:4-management`.
 
     The installed one runs as any user. Should this process be killed, it ends too; a
     container would stay.
+
+    Args:
+        management: Serve the management API too, which makes the start a second or two longer.
 
     Raises:
         ServiceMissing: There is neither.
@@ -176,11 +181,13 @@ def rabbitmq(*, password: str = PASSWORD) -> Iterator[Broker]:
     script = _rabbitmq_script()
     with ExitStack() as stack:
         directory = _directory(stack)
+        api_port = _free_port() if management else None
         if script and shutil.which("epmd"):
-            server = _started(lambda port: _node(script, directory, port, password), stack)
+            server = _started(lambda port: _node(script, directory, port, api_port, password), stack)
         else:
-            server = _started(lambda port: _contained(directory, port, password, stack), stack)
-        yield Broker(HOST, server.port, USERNAME, password, directory, server)
+            server = _started(lambda port: _contained(directory, port, api_port, password, stack), stack)
+        management_url = f"http://{HOST}:{api_port}" if management else None
+        yield Broker(HOST, server.port, USERNAME, password, directory, server, management_url)
 
 
 def _rabbitmq_script() -> str | None:
@@ -189,15 +196,19 @@ def _rabbitmq_script() -> str | None:
     return str(scripts[-1]) if scripts else shutil.which("rabbitmq-server")
 
 
-def _node(script: str, directory: Path, port: int, password: str) -> Server:
+def _node(script: str, directory: Path, port: int, api_port: int | None, password: str) -> Server:
     """One Erlang node with its own configuration, cookie, name service and ports."""
+    plugin, listener = "", ""
+    if api_port is not None:
+        # The listener for AMQP, whose answer says that the node is up, opens after those of the plugins.
+        plugin, listener = "rabbitmq_management", f"management.tcp.ip = {HOST}\nmanagement.tcp.port = {api_port}\n"
     (directory / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = {HOST}:{port}\n"
         f"default_user = {USERNAME}\ndefault_pass = {password}\n"
         "disk_free_limit.absolute = 1\n"  # byte: a nearly full disk must not block publishers
-        "log.console = true\nlog.file = false\n"
+        f"log.console = true\nlog.file = false\n{listener}"
     )
-    (directory / "enabled_plugins").write_text("[].")
+    (directory / "enabled_plugins").write_text(f"[{plugin}].")
     cookie = directory / ".erlang.cookie"
     cookie.touch(mode=0o600)
     cookie.write_text(secrets.token_hex(16))
@@ -223,9 +234,10 @@ def _node(script: str, directory: Path, port: int, password: str) -> Server:
     return Server(["/bin/sh", "-c", NODE, script], directory, port, b"AMQP\x00\x00\x09\x01", b"\x01", environment)
 
 
-def _contained(directory: Path, port: int, password: str, stack: ExitStack) -> Server:
+def _contained(directory: Path, port: int, api_port: int | None, password: str, stack: ExitStack) -> Server:
     name = f"ulos-lab-{secrets.token_hex(4)}"
     options = f"--name {name} --hostname {name} --publish {HOST}:{port}:5672".split()
+    options += ["--publish", f"{HOST}:{api_port}:15672"] if api_port is not None else []
     options += ["--env", f"RABBITMQ_DEFAULT_USER={USERNAME}", "--env", f"RABBITMQ_DEFAULT_PASS={password}"]
     hint = "RabbitMQ is not installed: apt-get install rabbitmq-server; or with Docker: docker pull " + BROKER_IMAGE
     docker("create", *options, BROKER_IMAGE, hint=hint)
