@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "ulos_stream"
 LAYERS = [
     {"__main__"},
     {"cli"},
+    {"commands"},
     {"demo"},
     {"app"},
     {"node"},
@@ -36,8 +37,8 @@ HOMES = {
     "pydantic_settings": {"settings"},
     "structlog": {"telemetry"},
     "pyftpdlib": {"lab"},
-    "typer": {"cli"},
-    "rich": {"demo"},
+    "typer": {"cli", "commands"},
+    "rich": {"demo", "commands"},
 }
 """Which modules may import an outside package."""
 

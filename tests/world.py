@@ -6,6 +6,7 @@ import io
 import json
 import os
 import ssl
+import subprocess
 import sys
 import uuid
 import zipfile
@@ -242,6 +243,18 @@ async def a_world(broker: Broker, artifacts: Path, **queue_arguments: Any) -> As
         world = World(broker, channel, exchange, tasks, dead, told, artifacts)
         await world.listen("log", "crash")
         yield world
+
+
+async def ulos(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the `ulos` command as a user does, with this environment alone."""
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "ulos_stream", *arguments],
+        env={"PATH": os.environ["PATH"], "COLUMNS": "250", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 class Proxy:

@@ -7,7 +7,6 @@
 
 import asyncio
 import functools
-import ssl
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -25,7 +24,7 @@ from ulos_stream.node import Node
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.readiness import Readiness
 from ulos_stream.retry import wait_for
-from ulos_stream.settings import Settings, read_settings
+from ulos_stream.settings import Settings, read_settings, tls_context
 from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
@@ -147,7 +146,7 @@ def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
             log.warning("connection lost", reason=str(reason))
 
     broker = settings.broker
-    tls = _tls(settings.node.broker_ca_file) if settings.node.broker_tls else None
+    tls = tls_context(settings.node.broker_ca_file) if settings.node.broker_tls else None
     return RabbitBroker(
         host=broker.host,
         port=broker.port,
@@ -164,7 +163,7 @@ def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
         on_reconnected=[lambda connection: log.info("connection back")],
         graceful_timeout=settings.node.grace_s,
         apply_types=False,
-        app_id="ulos-stream",
+        app_id=topology.APP_ID,
         logger=None,
     )
 
@@ -180,18 +179,11 @@ def _open_storage(settings: Settings) -> Storage:
         port=server.port,
         username=server.username,
         password=server.password,
-        tls=_tls(node.storage_ca_file) if node.storage_url.startswith("ftps:") else None,
+        tls=tls_context(node.storage_ca_file) if node.storage_url.startswith("ftps:") else None,
         connections=settings.stages_at_once + 1,  # for the readiness check
         timeout_s=node.storage_timeout_s,
         max_bytes=max_bytes,
     )
-
-
-def _tls(authority: Path | None) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=authority)
-    except ssl.SSLError as wrong:
-        raise ConfigurationError(f"{authority}: holds no certificate in PEM form") from wrong
 
 
 @functools.cache

@@ -3,8 +3,11 @@
 import typer
 
 from ulos_stream import __version__
+from ulos_stream.commands import topology
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+app.add_typer(topology.app, name="topology")
 
 
 def _version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
     UlosError
     ├── ConfigurationError      the environment or a descriptor is wrong: exit code 2, one line a mistake
+    ├── TopologyMismatch        a command meets a queue that is missing, of another kind, or in use: exit code 1
     ├── ServiceMissing          the demo or a test lacks a program; the text says how to install it
     ├── ArtifactChanged         somebody replaced the artifact since it was downloaded: the stage begins anew
     ├── Crash                   the stage cannot be carried out, and that is the task's own doing
@@ -18,6 +19,7 @@
     │   └── InternalError           internal              a defect of this package
     └── Fault                   the infrastructure failed, not the task: retried
         ├── BrokerFault
+        ├── ManagementFault         the broker's management API; a node never needs it
         ├── StorageFault
         ├── EngineFault
         └── NodeFault               this node's own disk
@@ -39,6 +41,10 @@ class ConfigurationError(UlosError):
     def __init__(self, *mistakes: str) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = mistakes
+
+
+class TopologyMismatch(UlosError):
+    """What a command needs of the broker is missing, of another kind, or in use; the text says what to do."""
 
 
 class ServiceMissing(UlosError):
@@ -140,6 +146,10 @@ class Fault(UlosError):
 
 class BrokerFault(Fault):
     """The broker is away, refused or did not confirm: the outcome of a publish is unknown."""
+
+
+class ManagementFault(Fault):
+    """The management API of the broker is away, refuses these credentials, or answers something else."""
 
 
 class StorageFault(Fault):

@@ -6,6 +6,7 @@ and all have a default.
 
 import os
 import socket
+import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,15 @@ def _storage_url(url: str) -> str:
     if parts.scheme not in ("ftp", "ftps", "file"):
         raise ValueError("must begin with ftp://, ftps:// or file:///")
     return url
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be http:// or https:// and a host")
+    if parts.username or parts.password:
+        raise ValueError("takes no credentials, they are those of MESSAGE_BROKER_*; take them out")
+    return url.rstrip("/")
 
 
 def _split(separator: str) -> BeforeValidator:
@@ -101,6 +111,9 @@ class Node(BaseSettings):
     """Speak `amqps`; the certificate is verified."""
     broker_ca_file: File | None = None
     """PEM file of a private certificate authority for the broker; the system's ones by default."""
+    management_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    """RabbitMQ's management API, for `ulos topology check` alone; port 15672 of the broker's host by default, by TLS
+    15671."""
     storage_url: Annotated[str, AfterValidator(_storage_url)] = "ftp://"
     """`ftp://` or `ftps://` (explicit TLS) for the server of `REMOTE_STORAGE_*`, or `file:///folder`."""
     storage_ca_file: File | None = None
@@ -168,6 +181,31 @@ def read_settings() -> Settings:
     return Settings(broker, storage, node)
 
 
+def read_broker_settings() -> tuple[MessageBroker, Node]:
+    """Read what a command needs that talks to the broker alone: everything but `REMOTE_STORAGE_*`.
+
+    Raises:
+        ConfigurationError: One line for each missing or wrong variable, all at once.
+    """
+    mistakes: list[str] = []
+    broker, node = _read(MessageBroker, mistakes), _read(Node, mistakes)
+    if broker is None or node is None:
+        raise ConfigurationError(*mistakes)
+    return broker, node
+
+
+def tls_context(authority: Path | None) -> ssl.SSLContext:
+    """How a server's certificate is verified: by a private authority's PEM file, or by those of the system.
+
+    Raises:
+        ConfigurationError: The file holds no certificate.
+    """
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except ssl.SSLError as wrong:
+        raise ConfigurationError(f"{authority}: holds no certificate in PEM form") from wrong
+
+
 def _read(section: type[Section], mistakes: list[str]) -> Section | None:
     try:
         return section()
@@ -182,5 +220,9 @@ def _mistake(prefix: str, error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{name}: is not set"
     message = error["msg"].removeprefix("Value error, ")
-    value = "" if "PASSWORD" in name or isinstance(error["input"], dict) else f" (it is {error['input']!r})"
+    value = (
+        ""
+        if "PASSWORD" in name or "MANAGEMENT_URL" in name or isinstance(error["input"], dict)
+        else f" (it is {error['input']!r})"
+    )
     return f"{name}: {message[0].lower()}{message[1:]}{value}"

@@ -1,6 +1,9 @@
 """The only place that names exchanges, queues and bindings.
 
-A node uses what is there: nothing in this module creates or alters an exchange or a queue.
+A node uses what is there: nothing in this module creates or alters an exchange or a queue. The
+commands do: `places` names what belongs to a node and how it should be, `declaring` declares it,
+`virtual_host` is what is there, `management` fetches that, `checking` finds its weaknesses.
+`connection`, `reading` and `sending` are how a command talks to the broker.
 """
 
 import asyncio
@@ -14,6 +17,8 @@ from faststream.rabbit import Channel, RabbitBroker, RabbitExchange, RabbitQueue
 
 from ulos_stream.errors import BrokerFault, Unroutable
 
+APP_ID = "ulos-stream"
+"""AMQP `app_id` of everything that a node publishes, and so the mark of a task that has left its first stage."""
 REACH_S = 5.0
 """Seconds within which the broker's port must answer."""
 

@@ -1,0 +1,102 @@
+"""How a command, not a node, reaches the broker."""
+
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aiormq.exceptions import (
+    AMQPError,
+    ChannelAccessRefused,
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    InvalidFrameError,
+)
+from pydantic import SecretStr
+
+from ulos_stream.errors import BrokerFault
+
+Connection = AbstractConnection
+CONNECT_S = 10.0
+"""Seconds within which the broker must have let a command in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A broker and the credentials for it."""
+
+    host: str
+    port: int
+    virtual_host: str
+    username: str
+    password: SecretStr
+    tls: ssl.SSLContext | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What AMQP alone shows of named exchanges and queues: "" for one that is there, else why a node cannot use it."""
+
+    exchanges: dict[str, str]
+    queues: dict[str, str]
+
+
+@contextlib.asynccontextmanager
+async def connected(access: Access) -> AsyncIterator[Connection]:
+    """A connection to the broker, closed afterwards.
+
+    Raises:
+        BrokerFault: The broker is away or refuses, now or while the connection is in use.
+    """
+    address = f"broker {access.host}:{access.port}, virtual host {access.virtual_host!r}"
+    try:
+        connection = await aio_pika.connect(
+            host=access.host,
+            port=access.port,
+            login=access.username,
+            password=access.password.get_secret_value(),
+            virtualhost=access.virtual_host,
+            ssl=access.tls is not None,
+            ssl_context=access.tls,
+            timeout=CONNECT_S,
+        )
+        async with connection:
+            yield connection
+    except InvalidFrameError as exc:  # all that aiormq says of a refused Connection.Open
+        raise BrokerFault(f"{address}: it does not exist or is closed to this user") from exc
+    except (AMQPError, OSError, RuntimeError) as exc:
+        raise BrokerFault(f"{address}: {exc or type(exc).__name__}") from exc
+
+
+def version(connection: Connection) -> str:
+    """The broker's version, as it told when it was connected."""
+    assert connection.transport is not None  # noqa: S101 (it is connected)
+    told = connection.transport.connection.server_properties.get("version", "")
+    return told.decode() if isinstance(told, bytes) else str(told)
+
+
+async def look(connection: Connection, exchanges: Iterable[str], queues: Iterable[str]) -> Shown:
+    """Look passively whether exchanges and queues are there; the default exchange always is."""
+    return Shown(
+        {name: await _reason(connection, name, is_queue=False) for name in exchanges if name},
+        {name: await _reason(connection, name, is_queue=True) for name in queues},
+    )
+
+
+async def _reason(connection: Connection, name: str, *, is_queue: bool) -> str:
+    """A channel of its own for each: a refusal closes it."""
+    try:
+        async with connection.channel() as channel:
+            if is_queue:
+                await channel.declare_queue(name, passive=True)
+            else:
+                await channel.declare_exchange(name, passive=True)
+    except ChannelNotFoundEntity:
+        return "does not exist"
+    except ChannelAccessRefused:
+        return "is closed to this user"
+    except ChannelLockedResource:
+        return "belongs to another connection alone"
+    return ""
