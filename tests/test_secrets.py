@@ -77,7 +77,7 @@ def test_a_container_is_configured_without_anything_of_the_nodes_environment(
     assert isinstance(descriptor, ContainerDescriptor)
 
     with contextlib.closing(Output((tmp_path / "output").open("wb"), 100)) as output:
-        shown = json.dumps(configuration(descriptor, Job(tmp_path, output, "m-1", "t-1"), node="n-1", cpus=2))
+        shown = json.dumps(configuration(descriptor, Job(tmp_path, output, "m-1", "t-1"), tmp_path, node="n-1", cpus=2))
 
     assert "ulos.message" in shown
     assert [

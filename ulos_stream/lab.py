@@ -172,6 +172,7 @@ def rabbitmq(*, password: str = PASSWORD, management: bool = False) -> Iterator[
     container would stay.
 
     Args:
+        password: Of its user.
         management: Serve the management API too, which makes the start a second or two longer.
 
     Raises:

@@ -14,9 +14,11 @@ from world import a_zip
 from ulos_stream import archive
 from ulos_stream.errors import EngineFault, Fault
 from ulos_stream.executors.registry import build_registry
+from ulos_stream.journal import Done, Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.tasks import Event, Task, Verdict, parse_task
+from ulos_stream.workspace import NodeDirectory
 
 pytestmark = pytest.mark.usefixtures("docker")
 
@@ -39,17 +41,21 @@ class Bench:
         (folder / "executors" / "check" / "executor.toml").write_text(descriptor)
         self.artifact.write_bytes(a_zip(job_sh=script))
         self.registry = build_registry([folder / "executors"], mock_delay_s=0, node=self.node, docker_host=None)
+        self.directory = NodeDirectory(self.work, self.node)
+        self.directory.open()
         self.pipeline = Pipeline(
             storage=FolderStorage(folder, 2**20),
             executors=self.registry,
             limits=archive.Limits(),
-            work_dir=self.work,
+            directory=self.directory,
+            node=self.node,
+            journal_key=b"a key",
             fault_budget_s=20,
             report_fault=lambda fault, _: self.faults.append(fault),
         )
 
-    def start(self) -> "asyncio.Task[Verdict]":
-        return asyncio.create_task(self.pipeline.run(self._task(), str(uuid.uuid4()), self._report))
+    def start(self) -> "asyncio.Task[Done]":
+        return asyncio.create_task(self.pipeline.run(self._task(), Origin(str(uuid.uuid4()), b""), self._report))
 
     def kill_container(self) -> None:
         listed = ["docker", "ps", "-q", "--filter", f"label=ulos.node={self.node}"]
@@ -58,7 +64,7 @@ class Bench:
 
     async def leaves(self, name: str) -> None:
         """Wait until the run has left a file of that name."""
-        while not list(self.work.glob(f"*/files/{name}")):
+        while not list(self.work.glob(f"*/*/files/{name}")):
             await asyncio.sleep(0.05)
 
     @staticmethod
@@ -77,15 +83,15 @@ async def test_a_stage_whose_container_is_killed_starts_again_from_the_artifact(
     stage = bench.start()
     await bench.leaves("first")
     await asyncio.to_thread(bench.kill_container)
-    verdict = await stage
+    done = await stage
 
     await bench.registry.aclose()
-    assert verdict is Verdict.PASS
+    assert done.verdict is Verdict.PASS
     assert [type(fault) for fault in bench.faults] == [EngineFault]
     with zipfile.ZipFile(bench.artifact) as result:
-        assert sorted(result.namelist()) == ["job.sh", "output__check.txt", "second"]
+        assert sorted(result.namelist()) == [".ulos/journal.json", "job.sh", "output__check.txt", "second"]
         assert result.read("output__check.txt") == b"job.sh\n"
-    assert list(bench.work.iterdir()) == []
+    assert [path.name for path in bench.work.glob("*/*")] == ["lock"]
 
 
 async def test_a_cancelled_stage_leaves_neither_directory_nor_mount(tmp_path: Path) -> None:
@@ -98,5 +104,5 @@ async def test_a_cancelled_stage_leaves_neither_directory_nor_mount(tmp_path: Pa
 
     await bench.registry.aclose()
     assert stage.cancelled()
-    assert list(bench.work.iterdir()) == []
+    assert [path.name for path in bench.work.glob("*/*")] == ["lock"]
     assert str(bench.work) not in Path("/proc/self/mountinfo").read_text()

@@ -30,9 +30,11 @@ from ulos_stream import archive
 from ulos_stream.errors import Crash
 from ulos_stream.executors.registry import build_registry
 from ulos_stream.images import local_image
+from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.tasks import Event, Verdict, parse_task
+from ulos_stream.workspace import NodeDirectory
 
 STAGES_AT_ONCE = 3
 """Docker 20.10 may lock up over many starts at once."""
@@ -304,7 +306,8 @@ class Siege:
         fields = {"taskId": "t", "taskOwnerId": "o", "filePath": name, "timeout": program.timeout_s}
         task = parse_task(json.dumps({**fields, "routingTree": tree}).encode())
         try:
-            end, told = str(await self.pipeline.run(task, str(uuid.uuid4()), _silence)), _look(stored).printed[-300:]
+            done = await self.pipeline.run(task, Origin(str(uuid.uuid4()), b""), _silence)
+            end, told = str(done.verdict), _look(stored).printed[-300:]
         except Crash as crash:
             end, told = crash.code, f"{crash}\n{crash.output_tail}"
             if stored.read_bytes() != before:
@@ -366,11 +369,15 @@ async def _node() -> AsyncIterator[Siege]:
         server = await asyncio.start_server(lambda _, writer: _tell(writer, canary), "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         faults: list[str] = []
+        directory = NodeDirectory(work, node)
+        directory.open()
         pipeline = Pipeline(
             storage=FolderStorage(artifacts, 2**30),
             executors=registry,
             limits=archive.Limits(),
-            work_dir=work,
+            directory=directory,
+            node=node,
+            journal_key=b"a key",
             fault_budget_s=20,
             report_fault=lambda fault, _: faults.append(f"a fault: {fault}"),
         )
@@ -380,6 +387,7 @@ async def _node() -> AsyncIterator[Siege]:
                 yield siege
         finally:
             await registry.aclose()
+            directory.close()
         siege.mistakes += [*faults, *await _left_over(node, work, neighbour.parent)]
 
 
