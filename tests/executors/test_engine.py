@@ -10,7 +10,6 @@ from workbench import Line, container, container_executor, containers_of, make_j
 
 from ulos_stream.errors import EngineFault, ExecutorUnavailable
 from ulos_stream.executors.container import ContainerExecutor
-from ulos_stream.executors.engine import shortcoming
 from ulos_stream.tasks import Verdict
 
 pytestmark = pytest.mark.usefixtures("docker")
@@ -167,38 +166,6 @@ async def test_an_engine_without_limits_runs_nothing(tmp_path: Path) -> None:
             await executor.run(job)
 
     assert reason == str(raised.value)
-
-
-SOUND = {
-    "MemoryLimit": True,
-    "SwapLimit": True,
-    "PidsLimit": True,
-    "CpuCfsQuota": True,
-    "CgroupVersion": "1",
-    "SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"],
-}
-
-
-@pytest.mark.parametrize(
-    ("differently", "reason"),
-    [
-        ({}, None),
-        ({"SecurityOptions": ["name=seccomp,profile=/etc/docker/seccomp.json"]}, None),
-        ({"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"], "CgroupVersion": "2"}, None),
-        ({"MemoryLimit": False}, "it cannot limit memory"),
-        ({"PidsLimit": None, "CpuCfsQuota": False}, "it cannot limit processes and processor time"),
-        ({"SwapLimit": False}, "it cannot limit swap (the kernel may need swapaccount=1)"),
-        ({"SecurityOptions": None}, "it filters no system calls (seccomp)"),
-        ({"SecurityOptions": ["name=apparmor"]}, "it filters no system calls (seccomp)"),
-        ({"SecurityOptions": ["name=seccomp,profile=unconfined"]}, "it filters no system calls (seccomp)"),
-        (
-            {"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]},
-            "it runs rootless on cgroup v1, where it ignores every limit; boot with cgroup v2, or run it as root",
-        ),
-    ],
-)
-def test_an_engine_that_cannot_hold_a_container_is_told_why(differently: dict[str, object], reason: str | None) -> None:
-    assert shortcoming(SOUND | differently) == reason
 
 
 async def test_a_sweep_removes_the_containers_of_abandoned_nodes_and_no_others(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from workbench import container, container_executor, inspect, make_job, script_image
 
 from ulos_stream.errors import ExecutorUnavailable
-from ulos_stream.executors.sandbox import UNPRIVILEGED, configuration
+from ulos_stream.executors.sandbox import UNPRIVILEGED, configuration, shortcoming
 from ulos_stream.tasks import Verdict
 
 pytestmark = pytest.mark.usefixtures("docker")
@@ -238,3 +238,35 @@ def test_no_more_cores_are_asked_for_than_the_engine_has(tmp_path: Path) -> None
     asked = configuration(container(sandbox={"cpus": 64.0}), job, job.directory, node="n", cpus=2.0)
 
     assert asked["HostConfig"]["NanoCpus"] == 2_000_000_000
+
+
+SOUND = {
+    "MemoryLimit": True,
+    "SwapLimit": True,
+    "PidsLimit": True,
+    "CpuCfsQuota": True,
+    "CgroupVersion": "1",
+    "SecurityOptions": ["name=apparmor", "name=seccomp,profile=default"],
+}
+
+
+@pytest.mark.parametrize(
+    ("differently", "reason"),
+    [
+        ({}, None),
+        ({"SecurityOptions": ["name=seccomp,profile=/etc/docker/seccomp.json"]}, None),
+        ({"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"], "CgroupVersion": "2"}, None),
+        ({"MemoryLimit": False}, "it cannot limit memory"),
+        ({"PidsLimit": None, "CpuCfsQuota": False}, "it cannot limit processes and processor time"),
+        ({"SwapLimit": False}, "it cannot limit swap (the kernel may need swapaccount=1)"),
+        ({"SecurityOptions": None}, "it filters no system calls (seccomp)"),
+        ({"SecurityOptions": ["name=apparmor"]}, "it filters no system calls (seccomp)"),
+        ({"SecurityOptions": ["name=seccomp,profile=unconfined"]}, "it filters no system calls (seccomp)"),
+        (
+            {"SecurityOptions": ["name=seccomp,profile=default", "name=rootless"]},
+            "it runs rootless on cgroup v1, where it ignores every limit; boot with cgroup v2, or run it as root",
+        ),
+    ],
+)
+def test_an_engine_that_cannot_hold_a_container_is_told_why(differently: dict[str, object], reason: str | None) -> None:
+    assert shortcoming(SOUND | differently) == reason

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, UlosError
+from ulos_stream.executors.sandbox import shortcoming
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -181,25 +182,6 @@ class Engine:
 
     def _away(self, text: str) -> UlosError:
         return ExecutorUnavailable(text) if self._docker is None else EngineFault(text)
-
-
-def shortcoming(info: Mapping[str, Any]) -> str | None:
-    """Why untrusted code must not run on an engine that says this of itself (`GET /info`); None when it may."""
-    options = [dict(part.partition("=")[::2] for part in text.split(",")) for text in info.get("SecurityOptions") or ()]
-    names = {option.get("name"): option for option in options}
-    if "rootless" in names and str(info.get("CgroupVersion")) == "1":
-        return "it runs rootless on cgroup v1, where it ignores every limit; boot with cgroup v2, or run it as root"
-    limits = {
-        "MemoryLimit": "memory",
-        "SwapLimit": "swap (the kernel may need swapaccount=1)",
-        "PidsLimit": "processes",
-        "CpuCfsQuota": "processor time",
-    }
-    if missing := [name for key, name in limits.items() if not info.get(key, False)]:
-        return f"it cannot limit {' and '.join(missing)}"
-    if names.get("seccomp", {}).get("profile", "unconfined") == "unconfined":
-        return "it filters no system calls (seccomp)"
-    return None
 
 
 async def _find_kill(docker: "Docker", container_id: str, started_at: str) -> bool:

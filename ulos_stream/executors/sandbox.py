@@ -1,6 +1,7 @@
-"""What the engine is told about a container: everything that holds untrusted code."""
+"""What holds untrusted code: what the engine must be able to, and what it is told about a container."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,25 @@ NEEDLESS_CAPABILITIES = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"]
 LOCALHOST = "127.0.0.1 localhost\n::1 localhost\n"
 """`/etc/hosts` of a container without a network; the engine leaves it empty."""
 MIB = 1024 * 1024
+
+
+def shortcoming(info: Mapping[str, Any]) -> str | None:
+    """Why untrusted code must not run on an engine that says this of itself (`GET /info`); None when it may."""
+    options = [dict(part.partition("=")[::2] for part in text.split(",")) for text in info.get("SecurityOptions") or ()]
+    names = {option.get("name"): option for option in options}
+    if "rootless" in names and str(info.get("CgroupVersion")) == "1":
+        return "it runs rootless on cgroup v1, where it ignores every limit; boot with cgroup v2, or run it as root"
+    limits = {
+        "MemoryLimit": "memory",
+        "SwapLimit": "swap (the kernel may need swapaccount=1)",
+        "PidsLimit": "processes",
+        "CpuCfsQuota": "processor time",
+    }
+    if missing := [name for key, name in limits.items() if not info.get(key, False)]:
+        return f"it cannot limit {' and '.join(missing)}"
+    if names.get("seccomp", {}).get("profile", "unconfined") == "unconfined":
+        return "it filters no system calls (seccomp)"
+    return None
 
 
 def owner(sandbox: Sandbox) -> tuple[int, int] | None:
