@@ -1,0 +1,100 @@
+"""The proof that nothing is lost: real nodes, real faults, and what must hold afterwards.
+
+    python -m tests.faults run --seed N      play scenarios, one line of results a round
+    python -m tests.faults mutants           break the node on purpose, and see it found
+    python -m tests.faults table             write the figures into docs/failure-matrix.md
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ulos_stream.lab import Broker, FtpServer
+
+from .invariants import CORRUPT, DUPLICATED, KNOWN_MISSING, violations
+from .rounds import a_round
+from .scenarios import SCENARIOS, Scenario
+from .world import a_lab
+
+ROOT = Path(__file__).parents[2]
+
+
+async def play(scenario: Scenario, seed: int, number: int, tasks: int, excused: set[str], lab: Any) -> dict[str, Any]:
+    """One round; what it is in the results."""
+    broker, storages = lab
+    draw = random.Random(f"{seed} {scenario.name} {number}")
+    name = f"r{draw.getrandbits(32):08x}"
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="ulos-faults-") as directory:
+        storage = storages[number % len(storages)]
+        async with a_round(name, draw, tasks, broker, storage, Path(directory)) as round_:
+            await scenario.play(round_)
+            evidence = await round_.judge()
+    found = violations(evidence)
+    counted = [violation for violation in found if violation.code not in excused]
+    return {
+        "scenario": scenario.name,
+        "seed": seed,
+        "round": number,
+        "tasks": len(evidence.sent),
+        "faults": dict(Counter(fault.kind for fault in evidence.faults)),
+        "lost": sum(violation.code == "lost" for violation in counted),
+        "duplicated": sum(violation.code in DUPLICATED for violation in counted),
+        "corrupt": sum(violation.code in CORRUPT for violation in counted),
+        "violations": [str(violation) for violation in counted],
+        "known_missing": dict(Counter(str(violation.code) for violation in found if violation not in counted)),
+        "seconds": round(time.monotonic() - begun, 1),
+    }
+
+
+def run(options: argparse.Namespace) -> int:
+    """Play what the options name and is not in the results yet."""
+    names = options.scenario or [name for name, it in SCENARIOS.items() if it.short or not options.short]
+    excused = {code for part in options.known_missing.split(",") if part for code in KNOWN_MISSING[part]}
+    done = set()
+    if options.results and options.results.exists():
+        for line in options.results.read_text().splitlines():
+            result = json.loads(line)
+            done.add((result["scenario"], result["seed"], result["round"]))
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="ulos-faults-") as directory, a_lab(Path(directory)) as lab:
+        for name in names:
+            scenario = SCENARIOS[name]
+            for number in range(options.rounds or (1 if options.short else scenario.rounds)):
+                if (name, options.seed, number) in done:
+                    continue
+                tasks = options.tasks or scenario.tasks
+                result = asyncio.run(play(scenario, options.seed, number, tasks, excused, lab))
+                bad += bool(result["violations"])
+                if options.results:
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(result) + "\n")
+                print(json.dumps(result))
+    return int(bad > 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    running = commands.add_parser("run")
+    running.set_defaults(command=run)
+    running.add_argument("--seed", type=int, required=True)
+    running.add_argument("--scenario", action="extend", nargs="+", choices=SCENARIOS)
+    running.add_argument("--short", action="store_true")
+    running.add_argument("--tasks", type=int, default=0)
+    running.add_argument("--rounds", type=int, default=0)
+    running.add_argument("--results", type=Path)
+    running.add_argument("--known-missing", default="", help=f"of {', '.join(KNOWN_MISSING)}, separated by commas")
+    options = parser.parse_args()
+    return int(options.command(options))
+
+
+sys.exit(main())

@@ -1,0 +1,141 @@
+"""The ledger: a process of its own that writes down every message that leaves the nodes.
+
+    python -m tests.faults.ledger URL FILE QUEUE…
+
+A message is acknowledged only when its line is in FILE, so the ledger loses nothing either,
+whatever happens to the broker. It prints an empty line whenever FILE has grown.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+
+from .launcher import end_with_parent
+
+AGAIN_S = 0.2
+"""Seconds between two attempts to reach the broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One delivery."""
+
+    queue: str
+    key: str
+    message_id: str | None
+    correlation_id: str | None
+    redelivered: bool
+    task: str | None
+    event: str | None
+    code: str | None
+    """Of the error, in a crash report."""
+    body_sha256: str
+    at: float
+    """Seconds since the epoch."""
+
+
+def line_of(queue: str, message: AbstractIncomingMessage) -> Line:
+    """What the ledger keeps of a message; its body may be anything."""
+    fields: object = None
+    with contextlib.suppress(ValueError, RecursionError):
+        fields = json.loads(message.body)
+    known = fields if isinstance(fields, dict) else {}
+    return Line(
+        queue=queue,
+        key=message.routing_key or "",
+        message_id=message.message_id,
+        correlation_id=message.correlation_id,
+        redelivered=bool(message.redelivered),
+        task=known.get("taskId"),
+        event=known.get("event"),
+        code=known["error"]["code"] if "error" in known else None,
+        body_sha256=hashlib.sha256(message.body).hexdigest(),
+        at=time.time(),
+    )
+
+
+async def keep(url: str, file: IO[str], queues: list[str]) -> None:
+    """Write lines for ever; come back whenever the broker does."""
+    while True:
+        with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError):
+            async with await aio_pika.connect(url) as connection:
+                channel = await connection.channel()
+                await channel.set_qos(prefetch_count=500)
+
+                async def write(queue: str, message: AbstractIncomingMessage) -> None:
+                    file.write(json.dumps(asdict(line_of(queue, message))) + "\n")
+                    file.flush()
+                    print(flush=True)
+                    await message.ack()
+
+                for name in queues:
+                    queue = await channel.get_queue(name)
+                    await queue.consume(lambda message, name=name: write(name, message))
+                await connection.closed()
+        await asyncio.sleep(AGAIN_S)
+
+
+@dataclass
+class Ledger:
+    """What the ledger's process has written so far."""
+
+    path: Path
+    lines: list[Line] = field(default_factory=list)
+    _offset: int = 0
+    _grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def kept(url: str, path: Path, queues: list[str]) -> AsyncIterator["Ledger"]:
+        """Start the process; it is gone afterwards."""
+        path.touch()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.faults.ledger", url, path, *queues, stdout=asyncio.subprocess.PIPE
+        )
+        ledger = Ledger(path)
+        following = asyncio.create_task(ledger._follow(process.stdout))
+        try:
+            yield ledger
+        finally:
+            following.cancel()
+            process.kill()
+            await process.wait()
+
+    async def shows(self, enough: Callable[[list[Line]], bool], limit_s: float) -> bool:
+        """Whether the lines are `enough` within so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not enough(self.lines):
+                    self._grown.clear()
+                    await self._grown.wait()
+        return enough(self.lines)
+
+    async def _follow(self, growth: asyncio.StreamReader | None) -> None:
+        assert growth is not None
+        while await growth.readline():
+            self.read()
+
+    def read(self) -> None:
+        """Take in what was written since the last time."""
+        with self.path.open() as file:
+            file.seek(self._offset)
+            while (text := file.readline()).endswith("\n"):
+                self.lines.append(Line(**json.loads(text)))
+                self._offset += len(text.encode())
+        self._grown.set()
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    with open(sys.argv[2], "a") as file:
+        asyncio.run(keep(sys.argv[1], file, sys.argv[3:]))

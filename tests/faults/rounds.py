@@ -1,0 +1,242 @@
+"""One round: a world of its own, tasks under way, faults at chosen moments, and the evidence afterwards."""
+
+import asyncio
+import contextlib
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+
+from ulos_stream.images import docker
+from ulos_stream.lab import Broker, FtpServer, Lab
+
+from .invariants import Evidence, Fault, Outage
+from .ledger import Ledger, Line
+from .nodes import Node, bare_environment
+from .poller import Poller
+from .world import ENDS, STAGES, Sent, Topology, artifact, draw_task, make_executors, message
+
+SETTLED_S = 150.0
+"""Seconds after the last fault within which every task must have its outcome."""
+
+Action = Callable[[Node], Awaitable[None]]
+"""What is done to a node, or to its world, while the node stands at a point."""
+
+
+@dataclass
+class Round:
+    """What a scenario plays with. Tasks are sent, faults are planned or done at once; `judge` comes after."""
+
+    topology: Topology
+    draw: random.Random
+    tasks: int
+    """How many tasks the scenario should send."""
+    broker: Broker
+    storage: FtpServer
+    directory: Path
+    ledger: Ledger
+    poller: Poller
+    channel: aio_pika.abc.AbstractChannel
+    nodes: list[Node] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    outages: list[Outage] = field(default_factory=list)
+    bystanders_hold: bool = False
+    receptions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    plan: dict[tuple[str, str, str], Action] = field(default_factory=dict)
+    """What happens when a task stands at a point of a stage; once."""
+    settled: set[str] = field(default_factory=set)
+    """Tasks that the ledger has seen end."""
+    _read: int = 0
+    _background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    # The nodes
+
+    async def start_nodes(self, each: int = 2, stages: Iterable[str] = STAGES, **changes: str) -> list[Node]:
+        """Start so many nodes for each stage's queue, and wait until they are ready."""
+        started = [
+            Node(f"{self.topology.name}-{stage}-{number}", self.environment(stage, **changes), self._stand)
+            for stage in stages
+            for number in range(each)
+        ]
+        self.nodes += started
+        await asyncio.gather(*(node.restart() for node in started))
+        return started
+
+    def environment(self, stage: str, **changes: str) -> dict[str, str]:
+        """The environment of a node that consumes a stage's queue."""
+        wire = Lab(self.broker, self.storage).environment(
+            self.topology.queue(stage),
+            MESSAGE_BROKER_LOGS_EXCHANGE=self.topology.name,
+            MESSAGE_BROKER_CRASH_EXCHANGE=self.topology.name,
+            MESSAGE_BROKER_PREFETCH_COUNT="4",
+        )
+        ours = {
+            "ULOS_WORK_DIR": str(self.directory / "work"),
+            "ULOS_EXECUTORS_PATH": str(self.directory / "executors"),
+            "ULOS_STORAGE_TIMEOUT_S": "10",
+            "ULOS_PUBLISH_TIMEOUT_S": "5",
+            "ULOS_JOURNAL_KEY": "of the faults",
+        }
+        return bare_environment() | wire | ours | changes
+
+    async def _stand(self, node: Node, point: str, task: str, stage: str) -> None:
+        if point == "received":
+            self.receptions[task, stage] += 1
+        if action := self.plan.pop((point, task, stage), None):
+            await action(node)
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something go on by itself; the round ends after it."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+
+    # The tasks
+
+    def prepare(self, count: int | None = None, pause_s: float = 0, first: str = STAGES[0], **files: str) -> list[Sent]:
+        """Draw tasks and store their artifacts; they are not sent yet, so faults can be planned for them."""
+        drawn = []
+        for _ in range(self.tasks if count is None else count):
+            task = f"{self.topology.name}-{len(self.sent):04}"
+            sent = draw_task(self.draw, task, self.topology.name, first)
+            target = self.artifact_of(sent)
+            hidden = target.with_suffix(".new")
+            hidden.write_bytes(artifact(self.draw, sent, pause_s, **files))
+            hidden.replace(target)
+            self.sent.append(sent)
+            drawn.append(sent)
+        return drawn
+
+    async def send(self, tasks: Iterable[Sent]) -> None:
+        """Put tasks into the first queue, confirmed."""
+        exchange = await self.channel.get_exchange(self.topology.name, ensure=False)
+        for sent in tasks:
+            await exchange.publish(message(self.topology, sent), sent.stages[0])
+
+    def artifact_of(self, sent: Sent) -> Path:
+        return self.storage.root / sent.path.lstrip("/")
+
+    async def ended(self, count: int | None = None, limit_s: float = SETTLED_S) -> bool:
+        """Wait until so many tasks, by default all, have their outcome."""
+        wanted = len(self.sent) if count is None else count
+        return await self.ledger.shows(lambda lines: len(self._settle(lines)) >= wanted, limit_s)
+
+    def _settle(self, lines: list[Line]) -> set[str]:
+        for line in lines[self._read :]:
+            if line.task and (line.queue == self.topology.dead or line.key in ENDS):
+                self.settled.add(line.task)
+        self._read = len(lines)
+        return self.settled
+
+    # The faults
+
+    def kill_at(self, point: str, sent: Sent, stage: str) -> None:
+        """Plan to SIGKILL whichever node holds this task when it stands at this point, and start it again."""
+
+        async def kill(node: Node) -> None:
+            self.faults.append(Fault(f"kill -9: {point}", await node.kill()))
+            self.background(node.restart())
+
+        self.plan[point, sent.task, stage] = kill
+
+    @contextlib.asynccontextmanager
+    async def outage(self, what: str) -> AsyncIterator[None]:
+        """A time in which no node can work."""
+        begin = time.time()
+        yield
+        self.outages.append(Outage(what, begin, time.time()))
+        self.faults.append(Fault(what, None))
+
+    # The end
+
+    async def judge(self) -> Evidence:
+        """Wait for the end of everything, stop the nodes, let a fresh one sweep, and gather what is left."""
+        await self.ended()
+        await self._background_done()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(30):
+                while any(node.inside for node in self.nodes) or await self._waiting():
+                    await asyncio.sleep(0.1)
+        codes = await asyncio.gather(*(node.stop() for node in self.nodes))
+        left = [f"{node.name} ended with {code}" for node, code in zip(self.nodes, codes, strict=True) if code]
+        if waiting := await self._waiting():
+            left.append(f"{waiting} messages in the work queues")
+        left += await self._sweep()
+        while await self.topology.waiting(self.channel, self.topology.ledger, self.topology.dead):
+            await asyncio.sleep(0.05)
+        await self.ledger.shows(lambda lines: False, 0.3)
+        return self._evidence(left)
+
+    async def _background_done(self) -> None:
+        for failed in await asyncio.gather(*self._background, return_exceptions=True):
+            if failed is not None:
+                raise failed
+
+    async def _waiting(self) -> int:
+        return await self.topology.waiting(self.channel, *map(self.topology.queue, STAGES))
+
+    async def _sweep(self) -> list[str]:
+        """What is still there after a fresh node has started and ended."""
+        sweeper = Node(f"{self.topology.name}-sweeper", self.environment(STAGES[0]), self._stand)
+        await sweeper.restart()
+        await sweeper.stop()
+        left = [f"{path.name} in the work directory" for path in (self.directory / "work").iterdir()]
+        left += [f"{path.name} on the storage" for path in self._folder.glob("*.tmp")]
+        names = ("ps", "--all", "--format", "{{.Names}}", "--filter")
+        for node in self.nodes if shutil.which("docker") else []:
+            listed = docker(*names, f"label=ulos.node={node.name}", hint="docker").decode().split()
+            left += [f"container {name}" for name in listed]
+        return left
+
+    @property
+    def _folder(self) -> Path:
+        return self.storage.root / self.topology.name
+
+    def _evidence(self, left: list[str]) -> Evidence:
+        executions = (self.directory / "executions.log").read_text().splitlines()
+        return Evidence(
+            sent=tuple(self.sent),
+            ledger=tuple(self.ledger.lines),
+            dead_queue=self.topology.dead,
+            executions=Counter((task, stage) for task, stage, _ in map(str.split, executions)),
+            receptions=self.receptions,
+            artifacts={sent.path: self.artifact_of(sent).read_bytes() for sent in self.sent},
+            partial=tuple(f"{name}: {what}" for name, what in self.poller.partial.items()),
+            faults=tuple(self.faults),
+            outages=tuple(self.outages),
+            node_lines=tuple(line for node in self.nodes for line in node.lines),
+            leftovers=tuple(left),
+            unarmed=tuple(" ".join(planned) for planned in self.plan),
+            bystanders_hold=self.bystanders_hold,
+        )
+
+
+@contextlib.asynccontextmanager
+async def a_round(
+    name: str, draw: random.Random, tasks: int, broker: Broker, storage: FtpServer, directory: Path
+) -> AsyncIterator[Round]:
+    """A round in folders and queues of its own; nodes that still run at the end are killed."""
+    topology = Topology(name)
+    (directory / "work").mkdir(parents=True)
+    (directory / "executions.log").touch()
+    make_executors(directory / "executors", directory / "executions.log")
+    (storage.root / name).mkdir()
+    async with await aio_pika.connect_robust(broker.url, reconnect_interval=1) as connection:
+        channel = await connection.channel()
+        await topology.declare(channel)
+        queues = [topology.ledger, topology.dead]
+        async with Ledger.kept(broker.url, directory / "ledger.jsonl", queues) as ledger:
+            with Poller(storage.root / name).polling() as poller:
+                round_ = Round(topology, draw, tasks, broker, storage, directory, ledger, poller, channel)
+                try:
+                    yield round_
+                finally:
+                    await asyncio.gather(*(node.kill() for node in round_.nodes))
+        await topology.delete(channel)
+    shutil.rmtree(storage.root / name)
