@@ -8,7 +8,6 @@ import shutil
 import signal
 from asyncio.subprocess import DEVNULL, Process
 from pathlib import Path
-from typing import BinaryIO
 
 from ulos_stream.errors import ExecutorUnavailable, NodeFault
 from ulos_stream.executors import Job, Output, finish
@@ -49,7 +48,7 @@ class ProcessExecutor:
         await finish(asyncio.to_thread(discard_verdict, self._descriptor, job.directory))
         # A pipe of our own: with asyncio's, waiting for the process waits for its grandchildren too.
         readable, writable = os.pipe()
-        copying = asyncio.create_task(_copy(os.fdopen(readable, "rb", 0), job.output))
+        copying = asyncio.create_task(_copy(readable, job.output))
         starting = asyncio.create_task(self._start(job.directory, writable))
         try:
             process = await asyncio.shield(starting)
@@ -86,15 +85,27 @@ class ProcessExecutor:
             os.close(output)
 
 
-async def _copy(pipe: BinaryIO, output: Output) -> None:
-    reader = asyncio.StreamReader()
+async def _copy(pipe: int, output: Output) -> None:
+    """Write what comes through the pipe to `output`, and close the pipe at its end.
+
+    By hand: uvloop's own pipe transport closes the descriptor twice (MagicStack/uvloop#763), and the
+    second time it may be a file that another thread has just opened: an artifact, say.
+    """
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    readable = asyncio.Event()
+    os.set_blocking(pipe, False)
+    loop.add_reader(pipe, readable.set)
     try:
-        while block := await reader.read(BLOCK_BYTES):
-            output.write(block)
+        while True:
+            await readable.wait()
+            readable.clear()
+            with contextlib.suppress(BlockingIOError):
+                if not (block := os.read(pipe, BLOCK_BYTES)):
+                    return
+                output.write(block)
     finally:
-        transport.close()
+        loop.remove_reader(pipe)
+        os.close(pipe)
 
 
 async def _end(starting: "asyncio.Task[Process]", copying: "asyncio.Task[None]") -> None:
