@@ -1,8 +1,8 @@
 """The proof that nothing is lost: real nodes, real faults, and what must hold afterwards.
 
-    python -m tests.faults run --seed N      play scenarios, one line of results a round
-    python -m tests.faults mutants           break the node on purpose, and see it found
-    python -m tests.faults table             write the figures into docs/failure-matrix.md
+python -m tests.faults run --seed N      play scenarios, one line of results a round
+python -m tests.faults mutants           break the node on purpose, and see it found
+python -m tests.faults table             write the figures into docs/failure-matrix.md
 """
 
 import argparse
@@ -12,37 +12,36 @@ import random
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ulos_stream.lab import Broker, FtpServer
-
 from .invariants import CORRUPT, DUPLICATED, KNOWN_MISSING, violations
+from .mutants import find_all
 from .rounds import a_round
 from .scenarios import SCENARIOS, Scenario
 from .world import a_lab
 
-ROOT = Path(__file__).parents[2]
 
-
-async def play(scenario: Scenario, seed: int, number: int, tasks: int, excused: set[str], lab: Any) -> dict[str, Any]:
+async def play(scenario: Scenario, number: int, options: argparse.Namespace, lab: Any) -> dict[str, Any]:
     """One round; what it is in the results."""
     broker, storages = lab
-    draw = random.Random(f"{seed} {scenario.name} {number}")
+    excused = {code for part in options.known_missing.split(",") if part for code in KNOWN_MISSING[part]}
+    draw = random.Random(f"{options.seed} {scenario.name} {number}")
     name = f"r{draw.getrandbits(32):08x}"
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ulos-faults-") as directory:
         storage = storages[number % len(storages)]
-        async with a_round(name, draw, tasks, broker, storage, Path(directory)) as round_:
+        async with a_round(name, draw, options.tasks or scenario.tasks, broker, storage, Path(directory)) as round_:
             await scenario.play(round_)
             evidence = await round_.judge()
-    found = violations(evidence)
-    counted = [violation for violation in found if violation.code not in excused]
+            found = violations(evidence)
+            counted = [violation for violation in found if violation.code not in excused]
+            if counted and options.results:
+                round_.keep(options.results.with_suffix("") / f"{scenario.name} {options.seed} {number}")
     return {
         "scenario": scenario.name,
-        "seed": seed,
+        "seed": options.seed,
         "round": number,
         "tasks": len(evidence.sent),
         "faults": dict(Counter(fault.kind for fault in evidence.faults)),
@@ -58,7 +57,6 @@ async def play(scenario: Scenario, seed: int, number: int, tasks: int, excused: 
 def run(options: argparse.Namespace) -> int:
     """Play what the options name and is not in the results yet."""
     names = options.scenario or [name for name, it in SCENARIOS.items() if it.short or not options.short]
-    excused = {code for part in options.known_missing.split(",") if part for code in KNOWN_MISSING[part]}
     done = set()
     if options.results and options.results.exists():
         for line in options.results.read_text().splitlines():
@@ -71,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
             for number in range(options.rounds or (1 if options.short else scenario.rounds)):
                 if (name, options.seed, number) in done:
                     continue
-                tasks = options.tasks or scenario.tasks
-                result = asyncio.run(play(scenario, options.seed, number, tasks, excused, lab))
+                result = asyncio.run(play(scenario, number, options, lab))
                 bad += bool(result["violations"])
                 if options.results:
                     with options.results.open("a") as file:
@@ -93,6 +90,9 @@ def main() -> int:
     running.add_argument("--rounds", type=int, default=0)
     running.add_argument("--results", type=Path)
     running.add_argument("--known-missing", default="", help=f"of {', '.join(KNOWN_MISSING)}, separated by commas")
+    breaking = commands.add_parser("mutants")
+    breaking.set_defaults(command=lambda options: find_all(options.seed))
+    breaking.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     return int(options.command(options))
 

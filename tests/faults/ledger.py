@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -80,7 +81,7 @@ async def keep(url: str, file: IO[str], queues: list[str]) -> None:
 
                 for name in queues:
                     queue = await channel.get_queue(name)
-                    await queue.consume(lambda message, name=name: write(name, message))
+                    await queue.consume(partial(write, name))
                 await connection.closed()
         await asyncio.sleep(AGAIN_S)
 

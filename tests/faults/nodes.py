@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from typing import Any
 
 READY_S = 60.0
 """Seconds within which a node must be ready, and end when asked: four of them share two cores."""
+
+SETTLING_S = 1.0
+"""Seconds for which an ack may be on its way: nothing confirms it, and a kill may still undo it."""
+SETTLED = ("acknowledged", "rejected")
 
 OnPoint = Callable[["Node", str, str, str], Awaitable[None]]
 """Told node, point, task and stage; the node stands still until it returns."""
@@ -30,6 +35,8 @@ class Node:
     """Its log, over all its lives."""
     inside: Counter[str] = field(default_factory=Counter)
     """Tasks that it has received and not settled, by deliveries."""
+    points: list[tuple[float, str, str, str]] = field(default_factory=list)
+    """Where its stages stood: time in seconds since the epoch, point, task, stage."""
     process: asyncio.subprocess.Process | None = None
     _heard: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -76,11 +83,12 @@ class Node:
                 self.process.send_signal(number)
 
     async def kill(self) -> frozenset[str]:
-        """SIGKILL; returns the tasks that were inside."""
+        """SIGKILL; returns the tasks that were inside, or whose settlement the broker may not have read yet."""
         self.send(signal.SIGKILL)
-        inside = frozenset(self.inside)
+        lately = time.time() - SETTLING_S
+        settling = {task for at, point, task, _ in self.points if at > lately and point in SETTLED}
         await self._gone()
-        return inside
+        return frozenset(self.inside) | settling
 
     async def stop(self) -> int:
         """SIGTERM, and wait for the end; returns the exit code."""
@@ -107,11 +115,12 @@ class Node:
         with contextlib.suppress(ConnectionError):
             while line := await reader.readline():
                 point, task, stage = json.loads(line)
+                self.points.append((time.time(), point, task, stage))
                 if point == "received":
                     self.inside[task] += 1
-                await self.on_point(self, point, task, stage)
-                if point in ("acknowledged", "rejected"):
+                if point in SETTLED:
                     self.inside -= Counter([task])
+                await self.on_point(self, point, task, stage)
                 writer.write(b".")
         writer.close()
 

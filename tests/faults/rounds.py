@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import random
 import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from .world import ENDS, STAGES, Sent, Topology, artifact, draw_task, make_execu
 
 SETTLED_S = 150.0
 """Seconds after the last fault within which every task must have its outcome."""
+SILENT_S = 4.0
+"""Seconds without a message, with nothing queued and no node at work, after which nothing more will come."""
 
 Action = Callable[[Node], Awaitable[None]]
 """What is done to a node, or to its world, while the node stands at a point."""
@@ -157,12 +161,7 @@ class Round:
 
     async def judge(self) -> Evidence:
         """Wait for the end of everything, stop the nodes, let a fresh one sweep, and gather what is left."""
-        await self.ended()
-        await self._background_done()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(30):
-                while any(node.inside for node in self.nodes) or await self._waiting():
-                    await asyncio.sleep(0.1)
+        await self._come_to_rest()
         codes = await asyncio.gather(*(node.stop() for node in self.nodes))
         left = [f"{node.name} ended with {code}" for node, code in zip(self.nodes, codes, strict=True) if code]
         if waiting := await self._waiting():
@@ -173,10 +172,17 @@ class Round:
         await self.ledger.shows(lambda lines: False, 0.3)
         return self._evidence(left)
 
-    async def _background_done(self) -> None:
-        for failed in await asyncio.gather(*self._background, return_exceptions=True):
-            if failed is not None:
-                raise failed
+    async def _come_to_rest(self) -> None:
+        """Wait until all tasks have ended and nothing is under way, or nothing will ever come any more."""
+        await asyncio.gather(*self._background)
+        deadline = time.monotonic() + SETTLED_S
+        while time.monotonic() < deadline:
+            heard = len(self.ledger.lines)
+            all_ended = await self.ended(limit_s=SILENT_S)
+            at_work = any(node.inside for node in self.nodes) or await self._waiting()
+            if not at_work and (all_ended or heard == len(self.ledger.lines)):
+                return
+            await asyncio.sleep(0.1)
 
     async def _waiting(self) -> int:
         return await self.topology.waiting(self.channel, *map(self.topology.queue, STAGES))
@@ -215,6 +221,16 @@ class Round:
             unarmed=tuple(" ".join(planned) for planned in self.plan),
             bystanders_hold=self.bystanders_hold,
         )
+
+    def keep(self, folder: Path) -> None:
+        """Put what explains a violation into a folder: the ledger, and the nodes' logs and points in order."""
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(self.ledger.path, folder)
+        for node in self.nodes:
+            told: list[tuple[str, str, Any]] = [(line.get("timestamp", ""), "log", line) for line in node.lines]
+            told += [(datetime.fromtimestamp(at, UTC).isoformat(), "point", rest) for at, *rest in node.points]
+            text = "".join(json.dumps(line) + "\n" for line in sorted(told, key=lambda line: line[0]))
+            (folder / f"{node.name}.jsonl").write_text(text)
 
 
 @contextlib.asynccontextmanager

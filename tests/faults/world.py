@@ -4,8 +4,8 @@ import asyncio
 import io
 import json
 import random
-import subprocess
 import zipfile
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from pathlib import Path
 
 import aio_pika
 from aio_pika.abc import AbstractChannel
+from pamqp.common import FieldValue
 
 from ulos_stream import lab
+from ulos_stream.errors import ServiceMissing
 from ulos_stream.images import local_image
 from ulos_stream.lab import Broker, FtpServer
 
@@ -65,7 +67,7 @@ def a_lab(directory: Path) -> Iterator[tuple[Broker, tuple[FtpServer, ...]]]:
         try:
             with lab.vsftpd() as vsftpd:
                 yield broker, (vsftpd, pyftpd)
-        except lab.ServiceMissing:
+        except ServiceMissing:
             yield broker, (pyftpd,)
 
 
@@ -89,12 +91,12 @@ class Topology:
     async def declare(self, channel: AbstractChannel) -> None:
         """Make it: durable and replicated, dead letters kept."""
         exchange = await channel.declare_exchange(self.name, durable=True)
-        quorum = {"x-queue-type": "quorum"}
+        quorum: dict[str, FieldValue] = {"x-queue-type": "quorum"}
         await channel.declare_queue(self.dead, durable=True, arguments=quorum)
         ledger = await channel.declare_queue(self.ledger, durable=True, arguments=quorum)
         for key in (*ENDS, "task.log", "task.crashed"):
             await ledger.bind(exchange, key)
-        mortal = quorum | {
+        mortal: dict[str, FieldValue] = quorum | {
             "x-dead-letter-exchange": "",
             "x-dead-letter-routing-key": self.dead,
             "x-delivery-limit": 20,
@@ -128,8 +130,7 @@ def make_executors(folder: Path, executions: Path) -> None:
     contained = folder / CONTAINED / "executor.toml"
     contained.parent.mkdir()
     contained.write_text(
-        f'routing_key = "{CONTAINED}"\nkind = "container"\nimage = "ulos-faults/stage"\n'
-        "[sandbox]\nmemory_mib = 32\n"
+        f'routing_key = "{CONTAINED}"\nkind = "container"\nimage = "ulos-faults/stage"\n[sandbox]\nmemory_mib = 32\n'
     )
 
 
@@ -158,8 +159,11 @@ def draw_task(draw: random.Random, task: str, folder: str, first: str = STAGES[0
 
 def artifact(draw: random.Random, sent: Sent, pause_s: float = 0, **files: str) -> bytes:
     """The zip of a task: who it is, which verdicts it gets, and ballast that does not compress."""
-    verdicts = f"{sent.stages[-1]} FAIL\n" if sent.end == "failed" else ""
-    members = {"task.txt": sent.task, "verdicts.txt": verdicts, "ballast.bin": draw.randbytes(draw.randint(*BALLAST_BYTES))}
+    members: dict[str, str | bytes] = {
+        "task.txt": sent.task,
+        "verdicts.txt": f"{sent.stages[-1]} FAIL\n" if sent.end == "failed" else "",
+        "ballast.bin": draw.randbytes(draw.randint(*BALLAST_BYTES)),
+    }
     if pause_s:
         members["pause.txt"] = f"{pause_s:g}"
     packed = io.BytesIO()
@@ -181,7 +185,8 @@ def message(topology: Topology, sent: Sent, timeout_s: float = 60) -> aio_pika.M
         failureRoutingDecision=at("failed"),
     )
     tree = at(sent.stages[0], successRoutingDecision=second, failureRoutingDecision=at("failed"))
-    body = {"taskId": sent.task, "taskOwnerId": "faults", "filePath": sent.path, "timeout": timeout_s, "routingTree": tree}
+    task = {"taskId": sent.task, "taskOwnerId": "faults", "filePath": sent.path, "timeout": timeout_s}
+    body = task | {"routingTree": tree}
     return aio_pika.Message(
         json.dumps(body).encode(), message_id=f"m-{sent.task}", delivery_mode=aio_pika.DeliveryMode.PERSISTENT
     )
@@ -190,9 +195,10 @@ def message(topology: Topology, sent: Sent, timeout_s: float = 60) -> aio_pika.M
 async def rabbitmqctl(broker: Broker, *arguments: str) -> str:
     """What the broker's own command prints; takes 1 to 2 s."""
     script = Path(broker.server.command[-1]).with_name("rabbitmqctl")
-    done = await asyncio.to_thread(
-        subprocess.run, [script, "--quiet", *arguments], env=broker.server.environment, capture_output=True, text=True
+    process = await asyncio.create_subprocess_exec(
+        script, "--quiet", *arguments, env=broker.server.environment, stdout=PIPE, stderr=STDOUT
     )
-    if done.returncode:
-        raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}")
-    return done.stdout
+    printed, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"rabbitmqctl {arguments[0]}: {printed.decode()}")
+    return printed.decode()
