@@ -173,6 +173,33 @@ async def test_a_run_cancelled_before_it_has_started_leaves_nothing(tmp_path: Pa
     assert not is_running(pid.strip())
 
 
+NODE = """if True:
+    import asyncio, pathlib, sys
+    from workbench import make_job, process
+    job, _ = make_job(pathlib.Path(sys.argv[1]), "sleep 600 & echo $$ $! > ../pids.new; mv ../pids.new ../pids; wait")
+    asyncio.run(process().run(job))
+"""
+
+
+async def test_the_group_ends_with_a_node_that_is_killed(tmp_path: Path) -> None:
+    node = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", NODE, str(tmp_path)), env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    )
+    async with asyncio.timeout(10):
+        while not (tmp_path / "pids").exists() or len(children(node.pid)) < 2:
+            await asyncio.sleep(0.01)
+
+    node.kill()
+    await node.wait()
+
+    await end((tmp_path / "pids").read_text().split())
+
+
+def children(pid: int) -> list[str]:
+    """The command, and the guard of its group."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
 async def test_a_grandchild_that_keeps_the_pipe_open_does_not_hold_up_the_run(tmp_path: Path) -> None:
     job, printout = make_job(tmp_path, "sleep 600 & echo $!")
 

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 
 from ulos_stream.errors import ExecutorUnavailable, NodeFault
@@ -21,14 +21,17 @@ BLOCK_BYTES = 64 * 1024
 """Read at once: what a pipe holds."""
 DRAIN_S = 1.0
 """Seconds for the rest of the output once the group is dead; a process that left the group may hold the pipe."""
+GUARD = 'read _; kill -9 -"$1"'
+"""Waits for the end of its input, which comes with the end of the node, and then kills a process group."""
 NOT_STARTABLE = {errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.EPERM}
 
 
 class ProcessExecutor:
     """Runs a command in a session and process group of its own, in the job's directory.
 
-    The group is killed when the command ends, whatever way it ends. A program that starts a
-    session of its own leaves the group and is out of reach: run such ones in a container.
+    The group is killed when the command ends, whatever way it ends, and when the node is killed:
+    two nodes must not drive one machine. A program that starts a session of its own leaves the
+    group and is out of reach: run such ones in a container.
 
     Args:
         descriptor: What to run.
@@ -51,7 +54,7 @@ class ProcessExecutor:
         copying = asyncio.create_task(_copy(readable, job.output))
         starting = asyncio.create_task(self._start(job.directory, writable))
         try:
-            process = await asyncio.shield(starting)
+            process, _ = await asyncio.shield(starting)
             exit_code = await process.wait()
         finally:
             await finish(_end(starting, copying))
@@ -64,10 +67,11 @@ class ProcessExecutor:
             return None
         return f"the program {self._program!r} is not on this node, or is not executable"
 
-    async def _start(self, directory: Path, output: int) -> Process:
+    async def _start(self, directory: Path, output: int) -> tuple[Process, Process]:
+        """Start the command, and the guard of its group."""
         environment = {"PATH": PATH, "HOME": str(directory), "LANG": "C.UTF-8", **self._descriptor.environment}
         try:
-            return await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 self._program,
                 *self._arguments,
                 cwd=directory,
@@ -83,6 +87,13 @@ class ProcessExecutor:
             raise NodeFault(f"cannot start a process: {exc.strerror}") from exc
         finally:
             os.close(output)
+        try:
+            return process, await asyncio.create_subprocess_exec(
+                *("/bin/sh", "-c", GUARD, "sh", str(process.pid)), stdin=PIPE, stderr=DEVNULL, start_new_session=True
+            )
+        except OSError as exc:
+            await _kill(process)
+            raise NodeFault(f"cannot start a process: {exc.strerror}") from exc
 
 
 async def _copy(pipe: int, output: Output) -> None:
@@ -108,14 +119,19 @@ async def _copy(pipe: int, output: Output) -> None:
         os.close(pipe)
 
 
-async def _end(starting: "asyncio.Task[Process]", copying: "asyncio.Task[None]") -> None:
+async def _end(starting: "asyncio.Task[tuple[Process, Process]]", copying: "asyncio.Task[None]") -> None:
     """Kill what is left of the group, reap the process, and read the rest of the output."""
     await asyncio.wait([starting])
     if starting.exception() is None:
-        process = starting.result()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        for process in starting.result():
+            await _kill(process)
     await asyncio.wait([copying], timeout=DRAIN_S)
     copying.cancel()
     await asyncio.gather(copying, return_exceptions=True)
+
+
+async def _kill(leader: Process) -> None:
+    """Kill a process group and reap its leader."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader.pid, signal.SIGKILL)
+    await leader.wait()
