@@ -2,7 +2,7 @@
 # Installs and starts what the demo and the tests run on. As root on Debian or Ubuntu it does so
 # itself; elsewhere it says what is missing and how to get it, and what needs it is skipped.
 #
-#     .ci/services.sh            RabbitMQ, vsftpd, Docker, a busybox for the images of the tests
+#     .ci/services.sh            RabbitMQ, vsftpd, Docker, a busybox for the images of the tests, ext4
 #     .ci/services.sh python     what `python3 -m venv` needs on Debian
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
@@ -19,6 +19,7 @@ else
     want dockerd docker.io
     want iptables iptables
     want busybox busybox-static
+    want mkfs.ext4 e2fsprogs
 fi
 
 if [ -n "$missing" ]; then
