@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -68,22 +69,26 @@ def line_of(queue: str, message: AbstractIncomingMessage) -> Line:
 async def keep(url: str, file: IO[str], queues: list[str]) -> None:
     """Write lines for ever; come back whenever the broker does."""
     while True:
-        with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError):
-            async with await aio_pika.connect(url) as connection:
-                channel = await connection.channel()
-                await channel.set_qos(prefetch_count=500)
-
-                async def write(queue: str, message: AbstractIncomingMessage) -> None:
-                    file.write(json.dumps(asdict(line_of(queue, message))) + "\n")
-                    file.flush()
-                    print(flush=True)
-                    await message.ack()
-
-                for name in queues:
-                    queue = await channel.get_queue(name)
-                    await queue.consume(partial(write, name))
-                await connection.closed()
+        # aiormq cancels what waits on a connection that it loses, so each has a task of its own.
+        await asyncio.wait([asyncio.create_task(_keep_connected(url, file, queues))])
         await asyncio.sleep(AGAIN_S)
+
+
+async def _keep_connected(url: str, file: IO[str], queues: list[str]) -> None:
+    async def write(queue: str, message: AbstractIncomingMessage) -> None:
+        file.write(json.dumps(asdict(line_of(queue, message))) + "\n")
+        file.flush()
+        print(flush=True)
+        await message.ack()
+
+    with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError):
+        async with await aio_pika.connect(url) as connection:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=500)
+            for name in queues:
+                queue = await channel.get_queue(name)
+                await queue.consume(partial(write, name))
+            await connection.closed()
 
 
 @dataclass
@@ -93,6 +98,7 @@ class Ledger:
     path: Path
     lines: list[Line] = field(default_factory=list)
     _offset: int = 0
+    _ended: bool = False
     _grown: asyncio.Event = field(default_factory=asyncio.Event)
 
     @staticmethod
@@ -113,10 +119,16 @@ class Ledger:
             await process.wait()
 
     async def shows(self, enough: Callable[[list[Line]], bool], limit_s: float) -> bool:
-        """Whether the lines are `enough` within so many seconds."""
+        """Whether the lines are `enough` within so many seconds.
+
+        Raises:
+            RuntimeError: The ledger's process has ended.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while not enough(self.lines):
+                    if self._ended:
+                        raise RuntimeError("the ledger's process has ended")
                     self._grown.clear()
                     await self._grown.wait()
         return enough(self.lines)
@@ -125,6 +137,8 @@ class Ledger:
         assert growth is not None
         while await growth.readline():
             self.read()
+        self._ended = True
+        self._grown.set()
 
     def read(self) -> None:
         """Take in what was written since the last time."""
@@ -138,5 +152,6 @@ class Ledger:
 
 if __name__ == "__main__":
     end_with_parent()
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
     with open(sys.argv[2], "a") as file:
         asyncio.run(keep(sys.argv[1], file, sys.argv[3:]))

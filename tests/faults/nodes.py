@@ -31,6 +31,8 @@ class Node:
     name: str
     environment: dict[str, str]
     on_point: OnPoint
+    within: tuple[str, ...] = ()
+    """A command that runs the node's own."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Its log, over all its lives."""
     inside: Counter[str] = field(default_factory=Counter)
@@ -46,6 +48,7 @@ class Node:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
+                *self.within,
                 sys.executable,
                 "-m",
                 "tests.faults.launcher",

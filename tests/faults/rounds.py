@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+from aio_pika.abc import AbstractChannel
 
 from ulos_stream.images import docker
 from ulos_stream.lab import Broker, FtpServer, Lab
@@ -46,7 +47,6 @@ class Round:
     directory: Path
     ledger: Ledger
     poller: Poller
-    channel: aio_pika.abc.AbstractChannel
     nodes: list[Node] = field(default_factory=list)
     sent: list[Sent] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
@@ -55,17 +55,22 @@ class Round:
     receptions: Counter[tuple[str, str]] = field(default_factory=Counter)
     plan: dict[tuple[str, str, str], Action] = field(default_factory=dict)
     """What happens when a task stands at a point of a stage; once."""
+    awaited: set[str] = field(default_factory=set)
+    """Other faults that were planned and have not come to pass."""
     settled: set[str] = field(default_factory=set)
     """Tasks that the ledger has seen end."""
+    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     _read: int = 0
     _background: set[asyncio.Task[None]] = field(default_factory=set)
 
     # The nodes
 
-    async def start_nodes(self, each: int = 2, stages: Iterable[str] = STAGES, **changes: str) -> list[Node]:
-        """Start so many nodes for each stage's queue, and wait until they are ready."""
+    async def start_nodes(
+        self, each: int = 2, stages: Iterable[str] = STAGES, within: tuple[str, ...] = (), **changes: str
+    ) -> list[Node]:
+        """Start so many nodes for each stage's queue, by the command `within` if any, and wait until they are ready."""
         started = [
-            Node(f"{self.topology.name}-{stage}-{number}", self.environment(stage, **changes), self._stand)
+            Node(f"{self.topology.name}-{stage}-{number}", self.environment(stage, **changes), self._stand, within)
             for stage in stages
             for number in range(each)
         ]
@@ -96,6 +101,10 @@ class Round:
         if action := self.plan.pop((point, task, stage), None):
             await action(node)
 
+    async def keep_open(self, resource: contextlib.AbstractAsyncContextManager[object]) -> None:
+        """Enter something that the nodes need; left when the round ends."""
+        await self.stack.enter_async_context(resource)
+
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something go on by itself; the round ends after it."""
         task = asyncio.create_task(work)
@@ -103,7 +112,9 @@ class Round:
 
     # The tasks
 
-    def prepare(self, count: int | None = None, pause_s: float = 0, first: str = STAGES[0], **files: str) -> list[Sent]:
+    def prepare(
+        self, count: int | None = None, *, pause_s: float = 0, first: str = STAGES[0], hog: bool = False
+    ) -> list[Sent]:
         """Draw tasks and store their artifacts; they are not sent yet, so faults can be planned for them."""
         drawn = []
         for _ in range(self.tasks if count is None else count):
@@ -111,7 +122,7 @@ class Round:
             sent = draw_task(self.draw, task, self.topology.name, first)
             target = self.artifact_of(sent)
             hidden = target.with_suffix(".new")
-            hidden.write_bytes(artifact(self.draw, sent, pause_s, **files))
+            hidden.write_bytes(artifact(self.draw, sent, pause_s=pause_s, hog=hog))
             hidden.replace(target)
             self.sent.append(sent)
             drawn.append(sent)
@@ -119,9 +130,10 @@ class Round:
 
     async def send(self, tasks: Iterable[Sent]) -> None:
         """Put tasks into the first queue, confirmed."""
-        exchange = await self.channel.get_exchange(self.topology.name, ensure=False)
-        for sent in tasks:
-            await exchange.publish(message(self.topology, sent), sent.stages[0])
+        async with a_channel(self.broker) as channel:
+            exchange = await channel.get_exchange(self.topology.name, ensure=False)
+            for sent in tasks:
+                await exchange.publish(message(self.topology, sent), sent.stages[0])
 
     def artifact_of(self, sent: Sent) -> Path:
         return self.storage.root / sent.path.lstrip("/")
@@ -142,12 +154,12 @@ class Round:
 
     def kill_at(self, point: str, sent: Sent, stage: str) -> None:
         """Plan to SIGKILL whichever node holds this task when it stands at this point, and start it again."""
+        self.plan[point, sent.task, stage] = lambda node: self.kill(node, f"kill -9: {point}")
 
-        async def kill(node: Node) -> None:
-            self.faults.append(Fault(f"kill -9: {point}", await node.kill()))
-            self.background(node.restart())
-
-        self.plan[point, sent.task, stage] = kill
+    async def kill(self, node: Node, kind: str) -> None:
+        """SIGKILL a node, and start it again in the background."""
+        self.faults.append(Fault(kind, await node.kill()))
+        self.background(node.restart())
 
     @contextlib.asynccontextmanager
     async def outage(self, what: str) -> AsyncIterator[None]:
@@ -167,8 +179,8 @@ class Round:
         if waiting := await self._waiting():
             left.append(f"{waiting} messages in the work queues")
         left += await self._sweep()
-        while await self.topology.waiting(self.channel, self.topology.ledger, self.topology.dead):
-            await asyncio.sleep(0.05)
+        while await self._ready_in(self.topology.ledger, self.topology.dead):
+            await self.ledger.shows(lambda lines: False, 0.05)
         await self.ledger.shows(lambda lines: False, 0.3)
         return self._evidence(left)
 
@@ -185,7 +197,11 @@ class Round:
             await asyncio.sleep(0.1)
 
     async def _waiting(self) -> int:
-        return await self.topology.waiting(self.channel, *map(self.topology.queue, STAGES))
+        return await self._ready_in(*map(self.topology.queue, STAGES))
+
+    async def _ready_in(self, *queues: str) -> int:
+        async with a_channel(self.broker) as channel:
+            return await self.topology.waiting(channel, *queues)
 
     async def _sweep(self) -> list[str]:
         """What is still there after a fresh node has started and ended."""
@@ -218,7 +234,7 @@ class Round:
             outages=tuple(self.outages),
             node_lines=tuple(line for node in self.nodes for line in node.lines),
             leftovers=tuple(left),
-            unarmed=tuple(" ".join(planned) for planned in self.plan),
+            unarmed=(*(" ".join(planned) for planned in self.plan), *self.awaited),
             bystanders_hold=self.bystanders_hold,
         )
 
@@ -243,16 +259,24 @@ async def a_round(
     (directory / "executions.log").touch()
     make_executors(directory / "executors", directory / "executions.log")
     (storage.root / name).mkdir()
-    async with await aio_pika.connect_robust(broker.url, reconnect_interval=1) as connection:
-        channel = await connection.channel()
+    async with a_channel(broker) as channel:
         await topology.declare(channel)
-        queues = [topology.ledger, topology.dead]
-        async with Ledger.kept(broker.url, directory / "ledger.jsonl", queues) as ledger:
-            with Poller(storage.root / name).polling() as poller:
-                round_ = Round(topology, draw, tasks, broker, storage, directory, ledger, poller, channel)
-                try:
-                    yield round_
-                finally:
-                    await asyncio.gather(*(node.kill() for node in round_.nodes))
+    queues = [topology.ledger, topology.dead]
+    async with Ledger.kept(broker.url, directory / "ledger.jsonl", queues) as ledger:
+        with Poller(storage.root / name).polling() as poller:
+            round_ = Round(topology, draw, tasks, broker, storage, directory, ledger, poller)
+            try:
+                yield round_
+            finally:
+                await asyncio.gather(*(node.kill() for node in round_.nodes))
+                await round_.stack.aclose()
+    async with a_channel(broker) as channel:
         await topology.delete(channel)
     shutil.rmtree(storage.root / name)
+
+
+@contextlib.asynccontextmanager
+async def a_channel(broker: Broker) -> AsyncIterator[AbstractChannel]:
+    """A channel of its own, whatever has happened to the broker before."""
+    async with await aio_pika.connect(broker.url) as connection:
+        yield await connection.channel()

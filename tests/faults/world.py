@@ -36,9 +36,9 @@ echo "$task $stage $$" >>"$2"
 echo "$stage" >>work.txt
 ! grep -qx "$stage FAIL" verdicts.txt
 """
-CONTAINED_PROGRAM = """cd /work && { [ ! -f pause.txt ] || sleep "$(cat pause.txt)"; }
-[ ! -f hog.txt ] || { [ -f /tmp/hogged ] || dd if=/dev/zero of=/dev/shm/hog bs=1M count=64; }
-echo contained >>work.txt
+CONTAINED_PROGRAM = """cd /work && echo contained >>work.txt
+[ ! -f pause.txt ] || sleep "$(cat pause.txt)"
+[ ! -f hog.txt ] || exec tail /dev/zero
 ! grep -qx "contained FAIL" verdicts.txt
 """
 
@@ -54,6 +54,8 @@ class Sent:
     """Those that are carried out to their end, in order."""
     end: str
     """The routing key of its end, or the code of its crash report."""
+    second: tuple[str | None, str] = (None, "stage2")
+    """Exchange and routing key of the first stage's success branch; None is the round's own exchange."""
 
     @property
     def crashes(self) -> bool:
@@ -152,13 +154,20 @@ def draw_task(draw: random.Random, task: str, folder: str, first: str = STAGES[0
         case "fail late":
             return Sent(task, path, (first, "stage2"), "failed")
         case "crash":
-            return Sent(task, path, (first,), "executor_crashed")
+            return Sent(task, path, (first,), "executor_crashed", (None, "crash"))
         case _:
             return Sent(task, path, (first, "stage2"), "done")
 
 
-def artifact(draw: random.Random, sent: Sent, pause_s: float = 0, **files: str) -> bytes:
-    """The zip of a task: who it is, which verdicts it gets, and ballast that does not compress."""
+def artifact(draw: random.Random, sent: Sent, *, pause_s: float = 0, hog: bool = False) -> bytes:
+    """The zip of a task: who it is, which verdicts it gets, and ballast that does not compress.
+
+    Args:
+        draw: The ballast.
+        sent: The task.
+        pause_s: How long each of its executions lasts.
+        hog: Whether it takes more memory than a container has.
+    """
     members: dict[str, str | bytes] = {
         "task.txt": sent.task,
         "verdicts.txt": f"{sent.stages[-1]} FAIL\n" if sent.end == "failed" else "",
@@ -166,9 +175,11 @@ def artifact(draw: random.Random, sent: Sent, pause_s: float = 0, **files: str) 
     }
     if pause_s:
         members["pause.txt"] = f"{pause_s:g}"
+    if hog:
+        members["hog.txt"] = ""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        for name, content in (members | files).items():
+        for name, content in members.items():
             archive.writestr(name, content)
     return packed.getvalue()
 
@@ -176,14 +187,11 @@ def artifact(draw: random.Random, sent: Sent, pause_s: float = 0, **files: str) 
 def message(topology: Topology, sent: Sent, timeout_s: float = 60) -> aio_pika.Message:
     """The task message; its id is the task's."""
 
-    def at(key: str, **branches: object) -> dict[str, object]:
-        return {"exchange": topology.name, "routingKey": key, **branches}
+    def at(key: str, exchange: str | None = None, **branches: object) -> dict[str, object]:
+        return {"exchange": topology.name if exchange is None else exchange, "routingKey": key, **branches}
 
-    second = at(
-        "crash" if sent.end == "executor_crashed" else "stage2",
-        successRoutingDecision=at("done"),
-        failureRoutingDecision=at("failed"),
-    )
+    exchange, key = sent.second
+    second = at(key, exchange, successRoutingDecision=at("done"), failureRoutingDecision=at("failed"))
     tree = at(sent.stages[0], successRoutingDecision=second, failureRoutingDecision=at("failed"))
     task = {"taskId": sent.task, "taskOwnerId": "faults", "filePath": sent.path, "timeout": timeout_s}
     body = task | {"routingTree": tree}
