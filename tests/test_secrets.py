@@ -194,4 +194,4 @@ async def test_a_node_needs_no_more_than_an_ordinary_user_may_do(world: World) -
     assert exit_code == 0
     assert left == []
     with zipfile.ZipFile(world.artifacts / task["filePath"][1:]) as archive:
-        assert archive.namelist() == ["a.txt", f"output_{world.exchange.name}_pass.txt"]
+        assert archive.namelist() == ["a.txt", f"output_{world.exchange.name}_pass.txt", ".ulos/journal.json"]

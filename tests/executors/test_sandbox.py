@@ -145,7 +145,7 @@ async def test_tmp_and_shared_memory_hold_no_more_than_they_may(tmp_path: Path) 
 async def test_there_is_no_network(tmp_path: Path) -> None:
     printed = await said(tmp_path, "ls /sys/class/net; cat /proc/net/route; wget -q -T 2 http://1.1.1.1 || echo failed")
 
-    assert printed.split()[0] == "lo"
+    assert "lo" in printed.split()  # not always first: output and errors come by two ways
     assert "eth" not in printed
     assert "00000000" not in printed  # no default route
     assert "failed" in printed
