@@ -176,3 +176,16 @@ def test_a_required_executor_that_nobody_claims_ends_the_start() -> None:
 
     assert ended.returncode == 2
     assert ended.stderr.startswith("ulos-stream: ULOS_REQUIRE_EXECUTORS: no executor claims the routing key 'nobody'")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ULOS_JOURNAL_KEY", "hunter2"), ("ULOS_MANAGEMENT_URL", "ftp://admin:hunter2@nowhere")],
+)
+def test_a_wrong_secret_is_named_and_not_repeated(environment: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    environment.setenv(variable, value)
+
+    with pytest.raises(ConfigurationError, match=variable) as refusal:
+        read_settings()
+
+    assert "hunter2" not in str(refusal.value)

@@ -52,6 +52,9 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(lambda v: [part for part in v.split(separator) if part] if isinstance(v, str) else v)
 
 
+SECRET = ("PASSWORD", "JOURNAL_KEY", "MANAGEMENT_URL")
+"""In the names of variables that hold a secret, or a URL that may: their values are not repeated."""
+
 Name = Annotated[str, Field(min_length=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 File = Annotated[Path, AfterValidator(_a_file)]
@@ -220,9 +223,6 @@ def _mistake(prefix: str, error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{name}: is not set"
     message = error["msg"].removeprefix("Value error, ")
-    value = (
-        ""
-        if "PASSWORD" in name or "MANAGEMENT_URL" in name or isinstance(error["input"], dict)
-        else f" (it is {error['input']!r})"
-    )
+    secret = any(word in name for word in SECRET) or isinstance(error["input"], dict)
+    value = "" if secret else f" (it is {error['input']!r})"
     return f"{name}: {message[0].lower()}{message[1:]}{value}"

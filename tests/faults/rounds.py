@@ -91,7 +91,7 @@ class Round:
             "ULOS_EXECUTORS_PATH": str(self.directory / "executors"),
             "ULOS_STORAGE_TIMEOUT_S": "10",
             "ULOS_PUBLISH_TIMEOUT_S": "5",
-            "ULOS_JOURNAL_KEY": "of the faults",
+            "ULOS_JOURNAL_KEY": "the key of the nodes under fault",
         }
         return bare_environment() | wire | ours | changes
 
