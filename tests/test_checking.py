@@ -98,6 +98,8 @@ def test_a_sound_topology_has_no_weakness_and_one_thing_that_nobody_can_see() ->
             "logs-exchange-not-durable", "crash-exchange-not-durable"
         ]),
         (replace(SOUND, queues={**SOUND.queues, "crashes": Queue("crashes", "quorum")}), ["crash-not-stream"]),
+        (replace(SOUND, bindings=(*SOUND.bindings, Binding("x", "tasks", "crash"))), ["crash-loop"]),
+        (replace(SOUND, bindings=(*SOUND.bindings, Binding("x", "tasks", "log"))), ["logs-loop"]),
         (replace(SOUND, broker_version="4.1.0"), ["dead-letters-limited"]),
     ],
 )  # fmt: skip
@@ -225,7 +227,7 @@ def test_a_migration_names_the_queues_the_bindings_and_the_virtual_host() -> Non
 
     assert "MESSAGE_BROKER_CONSUMPTION_QUEUE=tasks.quorum ulos topology apply --bind EXCHANGE:KEY" in steps
     assert "at least x:grammar" in steps
-    assert "rabbitmqctl -p lab delete_queue tasks --if-empty --if-unused" in steps
+    assert "rabbitmqctl -p lab delete_queue tasks\n" in steps
     assert '"src-uri":"amqp:///lab"' in steps
     assert "no report is lost" in migrate_queue(PLACES, "x.crash", binds, "/")
     assert "Stop the nodes before 2" in migrate_queue(PLACES, "tasks.dead-letters", binds, "/")

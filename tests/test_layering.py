@@ -16,6 +16,7 @@ LAYERS = [
     {"node"},
     {"events", "publishing", "readiness"},
     {"settings"},
+    {"crashes"},
     {"topology"},
     {"pipeline"},
     {"lab"},

@@ -3,11 +3,12 @@
 import typer
 
 from ulos_stream import __version__
-from ulos_stream.commands import topology
+from ulos_stream.commands import crashes, topology
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 app.add_typer(topology.app, name="topology")
+app.add_typer(crashes.app, name="crashes")
 
 
 def _version(wanted: bool) -> None:

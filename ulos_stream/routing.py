@@ -41,6 +41,18 @@ def event_id(message_id: str, event: Event) -> str:
     return _derive(message_id, f"event:{event}")
 
 
+def replay_id(message_id: str, report: int | None) -> str:
+    """Message id of a task that is sent anew after a crash.
+
+    The same crash gives the same id, so a replay that was killed and is repeated sends no second task.
+
+    Args:
+        message_id: Of the message that crashed.
+        report: Place of its last crash report in the stream, so that a later crash gives another id.
+    """
+    return _derive(message_id, f"replay:{report}")
+
+
 def requeues(*, wanted: bool, redelivered: bool, deliveries: int) -> bool:
     """Whether the rejection of a crashed message puts it back into its queue.
 

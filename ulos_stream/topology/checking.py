@@ -38,8 +38,8 @@ def check(places: Places, shown: Shown, host: VirtualHost | str, held_s: float) 
     if isinstance(host, VirtualHost):
         findings += _consumption(places, host)
         findings += _dead_letters(places, host)
-        findings += _told("logs", places.logs, host)
-        findings += _told("crash", places.crashes, host)
+        findings += _told("logs", places.logs, places, host)
+        findings += _told("crash", places.crashes, places, host)
     else:
         findings += (Finding("not checked", code, about, f"{what}: {host}") for code, about, what in _unseen(places))
     reason = f"a node may hold a message for {held_s:g} s; the broker's consumer_timeout is not shown by its API, and"
@@ -182,7 +182,7 @@ def _keys_to(queue: Queue, host: VirtualHost) -> set[str]:
     return {queue.name} | {b.routing_key for b in host.bindings if b.to_queue and b.destination == queue.name}
 
 
-def _told(word: Literal["logs", "crash"], hop: Hop, host: VirtualHost) -> Iterator[Finding]:
+def _told(word: Literal["logs", "crash"], hop: Hop, places: Places, host: VirtualHost) -> Iterator[Finding]:
     exchange = host.exchanges.get(hop.exchange)
     if hop.exchange and exchange is None:  # said already
         return
@@ -194,6 +194,9 @@ def _told(word: Literal["logs", "crash"], hop: Hop, host: VirtualHost) -> Iterat
     if not reached and hop.exchange:
         consequence = "a crashing task is held by its node for ever" if word == "crash" else "events are only counted"
         yield _weak(f"{word}-unbound", about, f"no queue takes the key {hop.routing_key!r}: {consequence}")
+    if places.consumption_queue in reached:
+        text = f"the key {hop.routing_key!r} leads into {places.consumption_queue}: what nodes tell they take for tasks"
+        yield _weak(f"{word}-loop", about, text)
     if word == "crash" and reached and not any(host.queues[name].type == "stream" for name in reached):
         text = f"{', '.join(sorted(reached))} is no stream: who reads a crash report there takes it away from others"
         yield _weak("crash-not-stream", about, text)

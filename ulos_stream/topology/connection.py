@@ -1,12 +1,13 @@
 """How a command, not a node, reaches the broker."""
 
+import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 
 import aio_pika
-from aio_pika.abc import AbstractConnection
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import (
     AMQPError,
     ChannelAccessRefused,
@@ -19,6 +20,9 @@ from pydantic import SecretStr
 from ulos_stream.errors import BrokerFault
 
 Connection = AbstractConnection
+Channel = AbstractChannel
+CLOSE_S = 5.0
+"""Seconds that a broker gets to say goodbye; one that is frozen or blocks its publishers never does."""
 CONNECT_S = 10.0
 """Seconds within which the broker must have let a command in."""
 
@@ -45,7 +49,7 @@ class Shown:
 
 @contextlib.asynccontextmanager
 async def connected(access: Access) -> AsyncIterator[Connection]:
-    """A connection to the broker, closed afterwards.
+    """A connection to the broker; it is closed afterwards, and its channels with it.
 
     Raises:
         BrokerFault: The broker is away or refuses, now or while the connection is in use.
@@ -62,8 +66,12 @@ async def connected(access: Access) -> AsyncIterator[Connection]:
             ssl_context=access.tls,
             timeout=CONNECT_S,
         )
-        async with connection:
+        try:
             yield connection
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await connection.close()
     except InvalidFrameError as exc:  # all that aiormq says of a refused Connection.Open
         raise BrokerFault(f"{address}: it does not exist or is closed to this user") from exc
     except (AMQPError, OSError, RuntimeError) as exc:

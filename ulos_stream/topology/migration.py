@@ -22,8 +22,9 @@ A. Another name: nodes go on working all the time.
       {admin} delete binding source=EXCHANGE destination_type=queue destination={queue} properties_key=KEY
       In this order nothing is lost; a task sent in between is in both queues. If it must not run twice, let the
       senders pause between the two commands. Senders that name the queue itself get the new name now.
-   4. When {queue} is empty (0 ready, 0 unacknowledged), stop its nodes, then
-      {ctl} delete_queue {queue} --if-empty --if-unused
+   4. When {queue} is empty (0 ready, 0 unacknowledged in {ctl} list_queues name messages_ready
+      messages_unacknowledged), stop its nodes, then
+      {ctl} delete_queue {queue}
 
 B. The same name: tasks wait while the queue is replaced.
    1. {admin} declare queue name={parked} durable=true arguments='{{"x-queue-type":"quorum"}}'
@@ -31,19 +32,19 @@ B. The same name: tasks wait while the queue is replaced.
       {admin} declare binding source=EXCHANGE destination={parked} routing_key=KEY
       {admin} delete binding source=EXCHANGE destination_type=queue destination={queue} properties_key=KEY
    3. When the nodes have emptied {queue} (0 ready, 0 unacknowledged), stop them, then
-      {ctl} delete_queue {queue} --if-empty --if-unused
+      {ctl} delete_queue {queue}
    4. ulos topology apply --bind EXCHANGE:KEY, and only then take the bindings of {parked} away.
    5. Move what waited, each message confirmed before it is taken (plugin rabbitmq_shovel):
       {ctl} set_parameter shovel {parked} '{{"src-protocol":"amqp091","src-uri":"{uri}",
       "src-queue":"{parked}","src-delete-after":"queue-length","ack-mode":"on-confirm",
       "dest-protocol":"amqp091","dest-uri":"{uri}","dest-queue":"{queue}"}}'
-   6. {ctl} delete_queue {parked} --if-empty, and start the nodes.
+   6. {ctl} delete_queue {parked} when it is empty, and start the nodes.
 """
 
 BESIDE = """\
 Nothing about {queue} was changed: a queue keeps its type and arguments for its life.
    1. Read what is still wanted from it, and stop whoever consumes it.
-   2. {ctl} delete_queue {queue} --if-unused
+   2. {ctl} delete_queue {queue}
    3. ulos topology apply
    {meanwhile}
 """
