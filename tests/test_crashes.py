@@ -20,10 +20,10 @@ from world import LIMIT_S, World, a_tree, ulos
 from ulos_stream import routing
 from ulos_stream.lab import Broker
 from ulos_stream.tasks import Hop, Verdict
+from ulos_stream.topology import reading
 from ulos_stream.topology.connection import Access, connected, version
 from ulos_stream.topology.declaring import declare
 from ulos_stream.topology.places import Places, wanted
-from ulos_stream.topology.reading import dead_letters
 
 KEYS = ("pass", "no-such-executor")
 """Routing keys bound to the consumption queue."""
@@ -198,7 +198,7 @@ async def test_two_commands_do_not_hold_the_dead_letters_at_once(world: World) -
     await crashed(world, world.task(a_tree("crash")))
 
     async with connected(access(world.broker)) as connection:
-        held = await dead_letters(connection, world.dead.name)
+        held = await reading.dead_letters(connection, world.dead.name)
         said = await crashes(world, "replay", code=1)
     afterwards = await listed(world)
 
@@ -220,6 +220,29 @@ async def test_a_long_stream_and_many_dead_letters_are_read_to_their_end(world: 
 
     assert [case["task"] for case in cases] == [f"t-{number}" for number in range(1_000)]
     assert {case["dead_letters"] for case in cases} == {1}
+
+
+async def test_a_broker_that_pauses_in_the_middle_of_a_stream_is_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 3 * reading.PREFETCH
+    for number in range(count):
+        await world.exchange.publish(aio_pika.Message(b"report", message_id=str(number)), "crash")
+    assert world.broker.server.process is not None
+    group = world.broker.server.process.pid
+    letter = reading._letter
+
+    def pause_at_the_first(raw: AbstractIncomingMessage) -> reading.Letter:
+        if raw.message_id == "0":
+            os.killpg(group, signal.SIGSTOP)
+            asyncio.get_running_loop().call_later(10 * reading.QUIET_S, os.killpg, group, signal.SIGCONT)
+        return letter(raw)
+
+    monkeypatch.setattr(reading, "_letter", pause_at_the_first)
+    async with connected(access(world.broker)) as connection:
+        read = await reading.read_stream(connection, f"{world.exchange.name}.crash")
+
+    assert len(read) == count
 
 
 async def test_dead_letters_in_a_queue_of_another_name_are_found_there(world: World) -> None:

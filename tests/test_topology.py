@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import signal
+import ssl
 import sys
 import threading
 import urllib.request
@@ -13,14 +14,16 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
+import trustme
 from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelNotFoundEntity
 from pydantic import SecretStr
-from world import ulos
+from world import Proxy, ulos
 
 from ulos_stream.lab import Broker
 from ulos_stream.tasks import Hop
@@ -71,7 +74,7 @@ class Site:
         """What `check` finds, without the price of a process."""
         async with connected(self.access) as connection:
             shown = await look(connection, *looked_at(self.places))
-        host = await fetch(self.broker.management_url or "", self.access)
+        host = await fetch(self.broker.management_url or "", self.access, ssl.create_default_context())
         return {found.code for found in check(self.places, shown, host, held_s=1) if found.kind == "weakness"}
 
     async def declare(self, *keys: str) -> None:
@@ -383,6 +386,23 @@ async def test_something_else_in_place_of_the_api_is_told_apart(
         ended = await ulos("topology", "check", **site.environment(ULOS_MANAGEMENT_URL=url))
 
     assert reason in ended.stdout
+
+
+async def test_an_api_behind_tls_is_asked_only_if_its_certificate_is_trusted(site: Site, tmp_path: Path) -> None:
+    await site.declare("grammar")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    port = int((site.broker.management_url or "").rpartition(":")[2])
+
+    async with Proxy(site.broker.host, port, tls).listening() as proxy:
+        url = {"ULOS_MANAGEMENT_URL": f"https://127.0.0.1:{proxy.port}"}
+        trusting = await site.check(ULOS_BROKER_CA_FILE=str(tmp_path / "ca.pem"), **url)
+        other = await site.check(**url)
+
+    assert trusting == SOUND_FINDINGS
+    assert ("not checked", "queue-arguments") in other[1]
 
 
 async def test_the_amqp_port_in_place_of_the_api_is_told_apart(site: Site) -> None:

@@ -113,7 +113,8 @@ class Node(BaseSettings):
     broker_tls: bool = False
     """Speak `amqps`; the certificate is verified."""
     broker_ca_file: File | None = None
-    """PEM file of a private certificate authority for the broker; the system's ones by default."""
+    """PEM file of a private certificate authority for the broker and its management API; the system's ones by
+    default."""
     management_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """RabbitMQ's management API, for `ulos topology check` alone; port 15672 of the broker's host by default, by TLS
     15671."""

@@ -61,6 +61,7 @@ def check(as_json: AsJson = False) -> None:
 
     async def command(node: "Node", access: "Access", places: "Places") -> int:
         from ulos_stream.errors import ManagementFault
+        from ulos_stream.settings import tls_context
         from ulos_stream.topology import checking, management
         from ulos_stream.topology.connection import connected, look
         from ulos_stream.topology.virtual_host import VirtualHost
@@ -70,7 +71,7 @@ def check(as_json: AsJson = False) -> None:
         default = f"https://{access.host}:15671" if access.tls else f"http://{access.host}:15672"
         host: VirtualHost | str
         try:
-            host = await management.fetch(node.management_url or default, access)
+            host = await management.fetch(node.management_url or default, access, tls_context(node.broker_ca_file))
         except ManagementFault as unseen:
             host = str(unseen)
         findings = checking.check(places, shown, host, held_s=node.max_timeout_s + node.fault_budget_s)

@@ -17,32 +17,33 @@ TIMEOUT_S = 10.0
 QUEUE_COLUMNS = "name,type,durable,auto_delete,exclusive,arguments,policy,operator_policy,effective_policy_definition"
 
 
-async def fetch(url: str, access: Access) -> VirtualHost:
+async def fetch(url: str, access: Access, tls: ssl.SSLContext) -> VirtualHost:
     """What the virtual host of `access` holds.
 
     Args:
         url: Of the API, without credentials; nothing is sent to any other address.
-        access: Virtual host and credentials; TLS as for the broker.
+        access: Virtual host and credentials.
+        tls: How a server behind `https` is verified.
 
     Raises:
         ManagementFault: It cannot be reached, refuses, or answers something else.
     """
     try:
-        return await asyncio.to_thread(_fetch, url, access)
+        return await asyncio.to_thread(_fetch, url, access, tls)
     except (OSError, http.client.HTTPException) as away:
         raise ManagementFault(f"{url}: {away or type(away).__name__}") from away
     except (ValueError, KeyError, TypeError, AttributeError) as strange:
         raise ManagementFault(f"{url}: what answers is no management API of RabbitMQ") from strange
 
 
-def _fetch(url: str, access: Access) -> VirtualHost:
+def _fetch(url: str, access: Access, tls: ssl.SSLContext) -> VirtualHost:
     host = quote(access.virtual_host, safe="")
-    version = _get(url, "/api/overview", access)["rabbitmq_version"]
-    queues = [_queue(fields) for fields in _get(url, f"/api/queues/{host}?columns={QUEUE_COLUMNS}", access)]
-    exchanges = [_exchange(fields) for fields in _get(url, f"/api/exchanges/{host}", access)]
+    version = _get(url, "/api/overview", access, tls)["rabbitmq_version"]
+    queues = [_queue(fields) for fields in _get(url, f"/api/queues/{host}?columns={QUEUE_COLUMNS}", access, tls)]
+    exchanges = [_exchange(fields) for fields in _get(url, f"/api/exchanges/{host}", access, tls)]
     bindings = [
         Binding(b["source"], b["destination"], b["routing_key"], to_queue=b["destination_type"] == "queue")
-        for b in _get(url, f"/api/bindings/{host}", access)
+        for b in _get(url, f"/api/bindings/{host}", access, tls)
     ]
     return VirtualHost(
         {queue.name: queue for queue in queues},
@@ -52,12 +53,11 @@ def _fetch(url: str, access: Access) -> VirtualHost:
     )
 
 
-def _get(url: str, path: str, access: Access) -> Any:
+def _get(url: str, path: str, access: Access, tls: ssl.SSLContext) -> Any:
     """No redirects, no proxies: the credentials go nowhere else."""
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     if parts.scheme == "https":
-        tls = access.tls or ssl.create_default_context()
         connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S, context=tls)
     else:
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)

@@ -38,7 +38,8 @@ B. The same name: tasks wait while the queue is replaced.
       {ctl} set_parameter shovel {parked} '{{"src-protocol":"amqp091","src-uri":"{uri}",
       "src-queue":"{parked}","src-delete-after":"queue-length","ack-mode":"on-confirm",
       "dest-protocol":"amqp091","dest-uri":"{uri}","dest-queue":"{queue}"}}'
-   6. {ctl} delete_queue {parked} when it is empty, and start the nodes.
+   6. When {parked} is empty, {ctl} delete_queue {parked}
+      and start the nodes.
 """
 
 BESIDE = """\
