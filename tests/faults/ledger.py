@@ -19,8 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+from pika.spec import Basic, BasicProperties
 
 from .launcher import end_with_parent
 
@@ -46,49 +48,48 @@ class Line:
     """Seconds since the epoch."""
 
 
-def line_of(queue: str, message: AbstractIncomingMessage) -> Line:
+def line_of(queue: str, delivery: Basic.Deliver, properties: BasicProperties, body: bytes) -> Line:
     """What the ledger keeps of a message; its body may be anything."""
     fields: object = None
     with contextlib.suppress(ValueError, RecursionError):
-        fields = json.loads(message.body)
+        fields = json.loads(body)
     known = fields if isinstance(fields, dict) else {}
     return Line(
         queue=queue,
-        key=message.routing_key or "",
-        message_id=message.message_id,
-        correlation_id=message.correlation_id,
-        redelivered=bool(message.redelivered),
+        key=delivery.routing_key,
+        message_id=properties.message_id,
+        correlation_id=properties.correlation_id,
+        redelivered=delivery.redelivered,
         task=known.get("taskId"),
         event=known.get("event"),
         code=known["error"]["code"] if "error" in known else None,
-        body_sha256=hashlib.sha256(message.body).hexdigest(),
+        body_sha256=hashlib.sha256(body).hexdigest(),
         at=time.time(),
     )
 
 
-async def keep(url: str, file: IO[str], queues: list[str]) -> None:
-    """Write lines for ever; come back whenever the broker does."""
-    while True:
-        # aiormq cancels what waits on a connection that it loses, so each has a task of its own.
-        await asyncio.wait([asyncio.create_task(_keep_connected(url, file, queues))])
-        await asyncio.sleep(AGAIN_S)
+def keep(url: str, file: IO[str], queues: list[str]) -> None:
+    """Write lines for ever; come back whenever the broker does.
 
+    Blocking pika, which shares no code with what it watches.
+    """
 
-async def _keep_connected(url: str, file: IO[str], queues: list[str]) -> None:
-    async def write(queue: str, message: AbstractIncomingMessage) -> None:
-        file.write(json.dumps(asdict(line_of(queue, message))) + "\n")
+    def write(
+        queue: str, channel: BlockingChannel, delivery: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> None:
+        file.write(json.dumps(asdict(line_of(queue, delivery, properties, body))) + "\n")
         file.flush()
         print(flush=True)
-        await message.ack()
+        channel.basic_ack(delivery.delivery_tag)
 
-    with contextlib.suppress(aio_pika.exceptions.AMQPError, OSError, RuntimeError):
-        async with await aio_pika.connect(url) as connection:
-            channel = await connection.channel()
-            await channel.set_qos(prefetch_count=500)
-            for name in queues:
-                queue = await channel.get_queue(name)
-                await queue.consume(partial(write, name))
-            await connection.closed()
+    while True:
+        with contextlib.suppress(AMQPError, OSError):
+            channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
+            channel.basic_qos(prefetch_count=500)
+            for queue in queues:
+                channel.basic_consume(queue, partial(write, queue))
+            channel.start_consuming()
+        time.sleep(AGAIN_S)
 
 
 @dataclass
@@ -152,6 +153,6 @@ class Ledger:
 
 if __name__ == "__main__":
     end_with_parent()
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
     with open(sys.argv[2], "a") as file:
-        asyncio.run(keep(sys.argv[1], file, sys.argv[3:]))
+        keep(sys.argv[1], file, sys.argv[3:])

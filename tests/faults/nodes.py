@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +34,8 @@ class Node:
     """A command that runs the node's own."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Its log, over all its lives."""
-    inside: Counter[str] = field(default_factory=Counter)
-    """Tasks that it has received and not settled, by deliveries."""
+    inside: set[str] = field(default_factory=set)
+    """Tasks that it has received and not settled."""
     points: list[tuple[float, str, str, str]] = field(default_factory=list)
     """Where its stages stood: time in seconds since the epoch, point, task, stage."""
     process: asyncio.subprocess.Process | None = None
@@ -120,9 +119,9 @@ class Node:
                 point, task, stage = json.loads(line)
                 self.points.append((time.time(), point, task, stage))
                 if point == "received":
-                    self.inside[task] += 1
+                    self.inside.add(task)
                 if point in SETTLED:
-                    self.inside -= Counter([task])
+                    self.inside.discard(task)
                 await self.on_point(self, point, task, stage)
                 writer.write(b".")
         writer.close()

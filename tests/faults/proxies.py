@@ -198,7 +198,7 @@ class _Session:
                 reset(self._server)
                 reset(writer)
             case "stall":
-                await asyncio.Event().wait()
+                await other.wait_closed()
             case _:  # the receiver sees a normal end, and the sender a receiver that takes everything
                 writer.close()
                 while await reader.read(BLOCK_BYTES):

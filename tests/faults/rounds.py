@@ -191,8 +191,9 @@ class Round:
         while time.monotonic() < deadline:
             heard = len(self.ledger.lines)
             all_ended = await self.ended(limit_s=SILENT_S)
-            at_work = any(node.inside for node in self.nodes) or await self._waiting()
-            if not at_work and (all_ended or heard == len(self.ledger.lines)):
+            # A node whose connection broke may never settle what it has taken; somebody else does.
+            nothing_more = heard == len(self.ledger.lines) and not any(node.inside for node in self.nodes)
+            if (all_ended or nothing_more) and not await self._waiting():
                 return
             await asyncio.sleep(0.1)
 
