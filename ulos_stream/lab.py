@@ -70,6 +70,7 @@ class Server:
     environment: dict[str, str] = field(repr=False)
     kill_command: list[str] = field(default_factory=list)
     """What ends it at once where killing `command` is not enough."""
+    host: str = HOST
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     def start(self) -> None:
@@ -91,7 +92,7 @@ class Server:
             )
         deadline = time.monotonic() + START_S
         try:
-            while not self._answers():
+            while not self.answers():
                 if self.process.poll() is not None or time.monotonic() > deadline:
                     tail = log.read_text(errors="replace")[-2000:].strip()
                     raise ServiceFailed(f"{self.command[-1]} did not come up on port {self.port}:\n{tail}")
@@ -125,8 +126,9 @@ class Server:
         if process.stdin is not None:
             process.stdin.close()
 
-    def _answers(self) -> bool:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=2) as client:
+    def answers(self) -> bool:
+        """Whether it says hello."""
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), timeout=2) as client:
             client.sendall(self.hello)
             return client.recv(len(self.answer)) == self.answer
         return False
