@@ -4,12 +4,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 4
+SEED ?= 1
+RESULTS ?= faults.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test check lock
+.PHONY: help install services demo test check faults faults-long lock
 
 help:  ## Show this.
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(INSTALLED)  ## Make .venv with everything that Python needs.
 
@@ -21,6 +23,14 @@ demo: services install  ## Show it all working: sample tasks on real parts, expe
 
 test: services install  ## Run the test suite on real services.
 	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
+
+faults: services install  ## Break what nodes stand on, and the node itself; nothing may be lost. 4 minutes.
+	$(VENV)/bin/python -m tests.faults run --short --seed $(SEED)
+	$(VENV)/bin/python -m tests.faults mutants --seed $(SEED)
+
+faults-long: services install  ## The same with thousands of tasks, for an hour; goes on where it was stopped.
+	$(VENV)/bin/python -m tests.faults run --seed $(SEED) --results $(RESULTS)
+	$(VENV)/bin/python -m tests.faults table --results $(RESULTS)
 
 check: install  ## Check style and types.
 	$(VENV)/bin/ruff check

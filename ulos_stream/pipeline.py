@@ -7,6 +7,7 @@ the artifact's journal shows as done is not carried out again.
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from ulos_stream.executors.registry import Registry
 from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
 from ulos_stream.routing import is_poison
-from ulos_stream.storage import Storage
+from ulos_stream.storage import Storage, Version
 from ulos_stream.tasks import Event, Task, Verdict
 from ulos_stream.workspace import NodeDirectory, Workspace
 
@@ -78,17 +79,25 @@ class Pipeline:
 
         if is_poison(redelivered=origin.redelivered, deliveries=origin.deliveries):
             raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
-        if origin.redelivered:
-            with contextlib.suppress(StorageFault):  # then they are left to the next redelivery
-                await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
         executor = self.executors.find(task.routing_tree.routing_key)
         verdict = await self._retry(lambda: self._process(task, origin, executor, known, space))
         report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
-        upload = partial(self.storage.upload, space.result, task.file_path)
-        await self._retry(lambda: upload(stage_id=origin.stage_id, expected=version))
+        await self._upload(task, origin, space, version)
         report("uploaded", f"uploaded {task.file_path}", verdict)
         return Done(origin.message_id, verdict)
+
+    async def _upload(self, task: Task, origin: Origin, space: Workspace, version: Version) -> None:
+        """Replace the artifact; remove first what attempts before this one may have left beside it."""
+        attempts = itertools.count(int(origin.redelivered))
+
+        async def attempt() -> None:
+            if next(attempts):
+                with contextlib.suppress(StorageFault):  # then it is left to the next attempt
+                    await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+            await self.storage.upload(space.result, task.file_path, stage_id=origin.stage_id, expected=version)
+
+        await self._retry(attempt)
 
     async def _look(self, task: Task, origin: Origin, space: Workspace) -> tuple[Journal, Done | None]:
         """The artifact's journal, and what it says of this stage."""

@@ -121,11 +121,11 @@ async def fill_the_next_queue(round_: Round) -> None:
 async def time_out_deliveries(round_: Round) -> None:
     """A stage outlasts the broker's patience (`consumer_timeout`); the redelivery joins it."""
     await rabbitmqctl(round_.broker, "eval", _timeouts(3_000, 1_000))
-    try:
-        await round_.start_nodes()
-    finally:
-        await rabbitmqctl(round_.broker, "eval", _timeouts(1_800_000, 60_000))
+    back = _timeouts(1_800_000, 60_000)
+    round_.stack.push_async_callback(rabbitmqctl, round_.broker, "eval", back)
+    await round_.start_nodes()
     round_.faults.append(Fault("broker: delivery timeout", None))
+    round_.expect_redelivery()
     await round_.send(round_.prepare(pause_s=8))
 
 

@@ -34,15 +34,6 @@ Code = Literal[
 DUPLICATED: frozenset[Code] = frozenset({"two outcomes", "effect twice"})
 CORRUPT: frozenset[Code] = frozenset({"corrupt"})
 
-KNOWN_MISSING: dict[str, frozenset[Code]] = {
-    "": frozenset(),
-    "journal": frozenset({"journal", "effect twice"}),
-    "sweep": frozenset({"left behind"}),
-    "readiness": frozenset({"not said"}),
-    "poison": frozenset(),
-}
-"""What `--known-missing NAME` lets pass, visibly: parts of the node that are not there yet."""
-
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -63,6 +54,8 @@ class Fault:
     kind: str
     hit: frozenset[str] | None
     """The tasks that it may send through a stage again; None: every one."""
+    attempts: int = 1
+    """How often: a node meets one that lasts again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +86,7 @@ class Evidence:
     outages: tuple[Outage, ...] = ()
     node_lines: tuple[dict[str, Any], ...] = ()
     leftovers: tuple[str, ...] = ()
-    unarmed: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
     """Faults that were planned and never came to pass."""
     bystanders_hold: bool = False
     """Whether each fault hit one task alone, so that no other may be redelivered."""
@@ -118,7 +111,7 @@ def violations(evidence: Evidence) -> list[Violation]:
         *(Violation("D", "left behind", what) for what in evidence.leftovers),
         *bystanders(evidence),
         *readiness(evidence),
-        *(Violation("harness", "never happened", what) for what in evidence.unarmed),
+        *(Violation("harness", "never happened", what) for what in evidence.missed),
     ]
 
 
@@ -157,14 +150,14 @@ def artifacts(evidence: Evidence) -> Iterator[Violation]:
         content = evidence.artifacts.get(sent.path)
         try:
             with zipfile.ZipFile(io.BytesIO(content or b"")) as archive:
-                names = set(archive.namelist())
-                work = archive.read("work.txt").decode().split() if "work.txt" in names else []
-                journal = archive.read(".ulos/journal.json") if ".ulos/journal.json" in names else b""
+                members = {name: archive.read(name) for name in archive.namelist()}
         except zipfile.BadZipFile as exc:
             yield Violation("B", "corrupt", f"{sent.path} at the end: {exc}")
             continue
         if tasks_of[sent.path] > 1:  # whose effects are in it depends on who came last
             continue
+        work = members.get("work.txt", b"").decode().split()
+        journal = members.get(".ulos/journal.json", b"")
         if len(work) != len(set(work)):
             yield Violation("B", "effect twice", f"{sent.task}: {work}")
         elif tuple(work) != sent.stages:
@@ -176,7 +169,7 @@ def artifacts(evidence: Evidence) -> Iterator[Violation]:
 def executions(evidence: Evidence) -> Iterator[Violation]:
     """C: a stage is executed once, and once more at most for each fault that hit its task."""
     for (task, stage), count in evidence.executions.items():
-        allowed = 1 + sum(fault.hit is None or task in fault.hit for fault in evidence.faults)
+        allowed = 1 + sum(it.attempts for it in evidence.faults if it.hit is None or task in it.hit)
         if count > allowed:
             yield Violation("C", "executed too often", f"{task} at {stage}: {count} times, {allowed} allowed")
 

@@ -10,7 +10,6 @@ from .launcher import POINTS
 from .nodes import Node
 from .rounds import Round
 from .scenarios import Play, scenario
-from .world import rabbitmqctl
 
 ON_A_CRASH = ("reporting", "reported", "rejected")
 """Points that only a crashing task passes."""
@@ -37,7 +36,7 @@ for _point in POINTS:
 async def kill_at_random(round_: Round) -> None:
     """Any node, at any time."""
     nodes = await round_.start_nodes()
-    await round_.send(round_.prepare())
+    await round_.send(round_.prepare(pause_s=0.5))
     for _ in range(8):
         await asyncio.sleep(round_.draw.uniform(0.1, 0.8))
         standing = [node for node in nodes if node.process is not None]
@@ -47,17 +46,14 @@ async def kill_at_random(round_: Round) -> None:
 @scenario("node: stopped longer than the heartbeat", rounds=3)
 async def stop_longer_than_the_heartbeat(round_: Round) -> None:
     """The broker gives up a node that does not answer, and it comes back with work that others have done."""
-    await rabbitmqctl(round_.broker, "eval", "application:set_env(rabbit, heartbeat, 2).")
-    try:
-        nodes = await round_.start_nodes()
-    finally:
-        await rabbitmqctl(round_.broker, "eval", "application:set_env(rabbit, heartbeat, 60).")
+    nodes = await round_.start_nodes(FAULTS_HEARTBEAT_S="2")
     tasks = round_.prepare(pause_s=0.3)
     await round_.send(tasks)
     await round_.ended(len(tasks) // 4)
     for node in (nodes[0], nodes[2]):
-        round_.faults.append(Fault("SIGSTOP", frozenset(node.inside)))
+        round_.faults.append(Fault("SIGSTOP", None))  # it takes deliveries still, unread
         node.send(signal.SIGSTOP)
+    round_.expect_redelivery()
     await asyncio.sleep(7)
     for node in (nodes[0], nodes[2]):
         node.send(signal.SIGCONT)
@@ -80,10 +76,10 @@ async def fill_the_disk(round_: Round) -> None:
     """The work directory is a small file system of the node's own, full for a while."""
     mount = f'mount -t tmpfs -o size=8m none {round_.directory / "work"} && exec "$@"'
     nodes = await round_.start_nodes(1, within=("unshare", "--mount", "sh", "-c", mount, "sh"))
-    await round_.send(round_.prepare())
+    await round_.send(round_.prepare(pause_s=0.3))
     await round_.ended(4)
     fillers = [_fill(node, round_) for node in nodes]
-    round_.faults.append(Fault("disk full", None))
+    round_.faults.append(Fault("disk full", None, attempts=6))
     await asyncio.sleep(3)
     for filler in fillers:
         filler.unlink()
@@ -102,7 +98,7 @@ def _fill(node: Node, round_: Round) -> Path:
     raise AssertionError("the disk has no end")
 
 
-@scenario("node: a task that kills it", rounds=1, tasks=20, needs="poison")
+@scenario("node: a task that kills it", rounds=1, tasks=20)
 async def poison(round_: Round) -> None:
     """Each node that executes it dies; it is reported as `poison`, and the others go on."""
     await round_.start_nodes(MESSAGE_BROKER_REQUEUE_ON_REJECT="true")

@@ -30,6 +30,8 @@ SETTLED_S = 150.0
 SILENT_S = 4.0
 """Seconds without a message, with nothing queued and no node at work, after which nothing more will come."""
 
+REDELIVERY = "a second delivery of some task"
+
 Action = Callable[[Node], Awaitable[None]]
 """What is done to a node, or to its world, while the node stands at a point."""
 
@@ -98,6 +100,8 @@ class Round:
     async def _stand(self, node: Node, point: str, task: str, stage: str) -> None:
         if point == "received":
             self.receptions[task, stage] += 1
+            if self.receptions[task, stage] > 1:
+                self.awaited.discard(REDELIVERY)
         if action := self.plan.pop((point, task, stage), None):
             await action(node)
 
@@ -133,7 +137,7 @@ class Round:
         async with a_channel(self.broker) as channel:
             exchange = await channel.get_exchange(self.topology.name, ensure=False)
             for sent in tasks:
-                await exchange.publish(message(self.topology, sent), sent.stages[0])
+                await exchange.publish(message(self.topology, sent), sent.first)
 
     def artifact_of(self, sent: Sent) -> Path:
         return self.storage.root / sent.path.lstrip("/")
@@ -161,6 +165,10 @@ class Round:
         self.faults.append(Fault(kind, await node.kill()))
         self.background(node.restart())
 
+    def expect_redelivery(self) -> None:
+        """Await that some task is delivered twice, or the fault was none."""
+        self.awaited.add(REDELIVERY)
+
     @contextlib.asynccontextmanager
     async def outage(self, what: str) -> AsyncIterator[None]:
         """A time in which no node can work."""
@@ -186,14 +194,15 @@ class Round:
 
     async def _come_to_rest(self) -> None:
         """Wait until all tasks have ended and nothing is under way, or nothing will ever come any more."""
-        await asyncio.gather(*self._background)
         deadline = time.monotonic() + SETTLED_S
         while time.monotonic() < deadline:
+            await asyncio.gather(*self._background)
             heard = len(self.ledger.lines)
             all_ended = await self.ended(limit_s=SILENT_S)
             # A node whose connection broke may never settle what it has taken; somebody else does.
             nothing_more = heard == len(self.ledger.lines) and not any(node.inside for node in self.nodes)
-            if (all_ended or nothing_more) and not await self._waiting():
+            starting = not all(task.done() for task in self._background)
+            if (all_ended or nothing_more) and not starting and not await self._waiting():
                 return
             await asyncio.sleep(0.1)
 
@@ -235,7 +244,7 @@ class Round:
             outages=tuple(self.outages),
             node_lines=tuple(line for node in self.nodes for line in node.lines),
             leftovers=tuple(left),
-            unarmed=(*(" ".join(planned) for planned in self.plan), *self.awaited),
+            missed=(*(" ".join(planned) for planned in self.plan), *self.awaited),
             bystanders_hold=self.bystanders_hold,
         )
 

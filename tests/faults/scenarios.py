@@ -23,20 +23,16 @@ class Scenario:
     """How often the long form plays it."""
     tasks: int
     """How many tasks a round sends."""
-    needs: str
-    """A part of the node without which it makes no sense; may be known to be missing."""
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(
-    name: str, *, short: bool = False, rounds: int = 2, tasks: int = 40, needs: str = ""
-) -> Callable[[Play], Play]:
+def scenario(name: str, *, short: bool = False, rounds: int = 2, tasks: int = 40) -> Callable[[Play], Play]:
     """Register a function of a round as a scenario."""
 
     def register(play: Play) -> Play:
-        SCENARIOS[name] = Scenario(name, play, short, rounds, tasks, needs)
+        SCENARIOS[name] = Scenario(name, play, short, rounds, tasks)
         return play
 
     return register

@@ -54,6 +54,8 @@ class Sent:
     """Those that are carried out to their end, in order."""
     end: str
     """The routing key of its end, or the code of its crash report."""
+    first: str = STAGES[0]
+    """Routing key of its first stage."""
     second: tuple[str | None, str] = (None, "stage2")
     """Exchange and routing key of the first stage's success branch; None is the round's own exchange."""
 
@@ -150,13 +152,13 @@ def draw_task(draw: random.Random, task: str, folder: str, first: str = STAGES[0
     path = f"/{folder}/{task}.zip"
     match draw.choices(("done", "fail early", "fail late", "crash"), (70, 10, 10, 10))[0]:
         case "fail early":
-            return Sent(task, path, (first,), "failed")
+            return Sent(task, path, (first,), "failed", first)
         case "fail late":
-            return Sent(task, path, (first, "stage2"), "failed")
+            return Sent(task, path, (first, "stage2"), "failed", first)
         case "crash":
-            return Sent(task, path, (first,), "executor_crashed", (None, "crash"))
+            return Sent(task, path, (first,), "executor_crashed", first, (None, "crash"))
         case _:
-            return Sent(task, path, (first, "stage2"), "done")
+            return Sent(task, path, (first, "stage2"), "done", first)
 
 
 def artifact(draw: random.Random, sent: Sent, *, pause_s: float = 0, hog: bool = False) -> bytes:
@@ -192,7 +194,7 @@ def message(topology: Topology, sent: Sent, timeout_s: float = 60) -> aio_pika.M
 
     exchange, key = sent.second
     second = at(key, exchange, successRoutingDecision=at("done"), failureRoutingDecision=at("failed"))
-    tree = at(sent.stages[0], successRoutingDecision=second, failureRoutingDecision=at("failed"))
+    tree = at(sent.first, successRoutingDecision=second, failureRoutingDecision=at("failed"))
     task = {"taskId": sent.task, "taskOwnerId": "faults", "filePath": sent.path, "timeout": timeout_s}
     body = task | {"routingTree": tree}
     return aio_pika.Message(
