@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import uuid
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -260,8 +261,9 @@ async def test_dead_letters_in_a_queue_of_another_name_are_found_there(world: Wo
 # replaying
 
 
-async def test_an_unroutable_task_is_handed_over_once_its_queue_is_bound(world: World) -> None:
-    await crashed(world, a_nowhere(world))
+async def test_an_unroutable_task_is_only_handed_over_once_its_queue_is_bound(world: World) -> None:
+    task = a_nowhere(world)
+    await crashed(world, task)
     await world.listen("nobody-listens")
 
     said = await crashes(world, "replay", "--where", "code=unroutable")
@@ -271,6 +273,8 @@ async def test_an_unroutable_task_is_handed_over_once_its_queue_is_bound(world: 
 
     [hop] = [message for message in heard if message.key == "nobody-listens"]
     assert hop.raw.message_id == routing.hop_id("m-0", Verdict.PASS)
+    with zipfile.ZipFile(world.artifacts / task["filePath"][1:]) as archive:
+        assert len(json.loads(archive.read(".ulos/journal.json"))["entries"]) == 1
     assert "1 sent, 0 left" in said
     assert "0 sent, 0 left" in again
     assert [case["dead_letters"] for case in await listed(world)] == [0]
