@@ -73,6 +73,7 @@ class Pipeline:
 
         known, done = await self._retry(lambda: self._look(task, origin, space))
         if done is not None:
+            await self._tidy(task, origin)
             report(_EVENTS[done.verdict], f"the verdict was {done.verdict}", done.verdict)
             report("uploaded", f"uploaded {task.file_path} before", done.verdict)
             return done
@@ -88,16 +89,20 @@ class Pipeline:
         return Done(origin.message_id, verdict)
 
     async def _upload(self, task: Task, origin: Origin, space: Workspace, version: Version) -> None:
-        """Replace the artifact; remove first what attempts before this one may have left beside it."""
+        """Replace the artifact; remove first what attempts before this one may have left."""
         attempts = itertools.count(int(origin.redelivered))
 
         async def attempt() -> None:
             if next(attempts):
-                with contextlib.suppress(StorageFault):  # then it is left to the next attempt
-                    await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+                await self._tidy(task, origin)
             await self.storage.upload(space.result, task.file_path, stage_id=origin.stage_id, expected=version)
 
         await self._retry(attempt)
+
+    async def _tidy(self, task: Task, origin: Origin) -> None:
+        """Remove the temporary files of this stage from the storage, if it lets us."""
+        with contextlib.suppress(StorageFault):
+            await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
 
     async def _look(self, task: Task, origin: Origin, space: Workspace) -> tuple[Journal, Done | None]:
         """The artifact's journal, and what it says of this stage."""

@@ -66,7 +66,18 @@ async def reset_during_a_long_stage(round_: Round) -> None:
 
 @scenario("broker: bad hops", short=True, rounds=4)
 async def bad_hops(round_: Round) -> None:
-    """Missing exchange, key without a queue, forbidden exchange: a crash report each, and no neighbour notices."""
+    """Missing exchange, key without a queue: a crash report each, and no neighbour notices."""
+    hops = {"missing exchange": ("nowhere", "stage2"), "unroutable key": (None, "nobody")}
+    tasks = _misdirect(round_, hops)
+    round_.faults += [Fault(f"broker: {kind}", frozenset([task])) for kind, task in tasks]
+    round_.bystanders_hold = True
+    await round_.start_nodes()
+    await round_.send(round_.sent)
+
+
+@scenario("broker: forbidden exchange", rounds=4)
+async def forbid_an_exchange(round_: Round) -> None:
+    """The broker closes the channel of all publishers; neighbours repeat, and their hops may come twice with one id."""
     name = round_.topology.name
     async with a_channel(round_.broker) as channel:
         forbidden = await channel.declare_exchange(f"{name}-secret", auto_delete=True)
@@ -74,20 +85,22 @@ async def bad_hops(round_: Round) -> None:
         await held.bind(forbidden, "stage2")
     await rabbitmqctl(round_.broker, "add_user", name, "limited")
     await rabbitmqctl(round_.broker, "set_permissions", name, ".*", "^(?!.*secret)", ".*")
-    hops = {
-        "missing exchange": ("nowhere", "stage2"),
-        "unroutable key": (None, "nobody"),
-        "forbidden exchange": (f"{name}-secret", "stage2"),
-    }
-    tasks = round_.prepare()
-    good = [number for number, sent in enumerate(tasks) if sent.end == "done"]
-    for kind, number in zip(list(hops) * 3, round_.draw.sample(good, 9), strict=True):
-        bad = replace(tasks[number], end="unroutable", stages=tasks[number].stages[:1], second=hops[kind])
-        round_.sent[number] = bad
-        round_.faults.append(Fault(f"broker: {kind}", frozenset([bad.task])))
-    round_.bystanders_hold = True
+    tasks = _misdirect(round_, {"forbidden exchange": (f"{name}-secret", "stage2")})
+    round_.faults += [Fault(f"broker: {kind}", None) for kind, _ in tasks]
     await round_.start_nodes(MESSAGE_BROKER_USERNAME=name, MESSAGE_BROKER_PASSWORD="limited")
     await round_.send(round_.sent)
+
+
+def _misdirect(round_: Round, hops: dict[str, tuple[str | None, str]]) -> list[tuple[str, str]]:
+    """Send some tasks, three of each kind, to a wrong second hop; returns kind and task."""
+    tasks = round_.prepare()
+    good = [number for number, sent in enumerate(tasks) if sent.end == "done"]
+    chosen = []
+    for kind, number in zip(list(hops) * 3, round_.draw.sample(good, 3 * len(hops)), strict=True):
+        bad = replace(tasks[number], end="unroutable", stages=tasks[number].stages[:1], second=hops[kind])
+        round_.sent[number] = bad
+        chosen.append((kind, bad.task))
+    return chosen
 
 
 @scenario("broker: memory alarm", rounds=2)

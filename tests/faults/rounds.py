@@ -30,6 +30,9 @@ SETTLED_S = 150.0
 SILENT_S = 4.0
 """Seconds without a message, with nothing queued and no node at work, after which nothing more will come."""
 
+UNSETTLED_S = 30.0
+"""Seconds after which a node that never settles a task whose end is known is not waited for."""
+
 REDELIVERY = "a second delivery of some task"
 
 Action = Callable[[Node], Awaitable[None]]
@@ -182,6 +185,8 @@ class Round:
     async def judge(self) -> Evidence:
         """Wait for the end of everything, stop the nodes, let a fresh one sweep, and gather what is left."""
         await self._come_to_rest()
+        missed = [*self.awaited, *(" ".join(planned) for planned in self.plan if not self.faults)]
+        self.plan.clear()  # a kill of one task's node may spare the others the points where theirs was planned
         codes = await asyncio.gather(*(node.stop() for node in self.nodes))
         left = [f"{node.name} ended with {code}" for node, code in zip(self.nodes, codes, strict=True) if code]
         if waiting := await self._waiting():
@@ -190,7 +195,7 @@ class Round:
         while await self._ready_in(self.topology.ledger, self.topology.dead):
             await self.ledger.shows(lambda lines: False, 0.05)
         await self.ledger.shows(lambda lines: False, 0.3)
-        return self._evidence(left)
+        return self._evidence(left, missed)
 
     async def _come_to_rest(self) -> None:
         """Wait until all tasks have ended and nothing is under way, or nothing will ever come any more."""
@@ -200,9 +205,10 @@ class Round:
             heard = len(self.ledger.lines)
             all_ended = await self.ended(limit_s=SILENT_S)
             # A node whose connection broke may never settle what it has taken; somebody else does.
-            nothing_more = heard == len(self.ledger.lines) and not any(node.inside for node in self.nodes)
+            quiet = heard == len(self.ledger.lines) and not any(node.inside for node in self.nodes)
             starting = not all(task.done() for task in self._background)
-            if (all_ended or nothing_more) and not starting and not await self._waiting():
+            patient = time.monotonic() > deadline - SETTLED_S + UNSETTLED_S
+            if (quiet or (all_ended and patient)) and not starting and not await self._waiting():
                 return
             await asyncio.sleep(0.1)
 
@@ -230,7 +236,7 @@ class Round:
     def _folder(self) -> Path:
         return self.storage.root / self.topology.name
 
-    def _evidence(self, left: list[str]) -> Evidence:
+    def _evidence(self, left: list[str], missed: list[str]) -> Evidence:
         executions = (self.directory / "executions.log").read_text().splitlines()
         return Evidence(
             sent=tuple(self.sent),
@@ -244,7 +250,7 @@ class Round:
             outages=tuple(self.outages),
             node_lines=tuple(line for node in self.nodes for line in node.lines),
             leftovers=tuple(left),
-            missed=(*(" ".join(planned) for planned in self.plan), *self.awaited),
+            missed=tuple(missed),
             bystanders_hold=self.bystanders_hold,
         )
 
