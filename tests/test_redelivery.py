@@ -1,6 +1,7 @@
 """A task that comes back, after a kill or from a producer in doubt, has its effect once."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -260,6 +261,31 @@ def containers(node: str) -> list[str]:
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")
+async def test_a_verdict_that_came_of_a_full_disk_is_not_believed(world: World, tmp_path: Path) -> None:
+    disk = tmp_path / "work"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], check=True)
+    try:
+        hold = world.artifacts.with_name("hold")
+        hold.touch()
+        async with world.node():
+            await world.send(world.task(a_tree("counted", success=a_tree("next"))))
+            while runs(world) == 0:
+                await asyncio.sleep(0.01)
+            with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+                while filler.write(bytes(65536)):
+                    pass
+            hold.unlink()
+            await asyncio.sleep(0.2)
+            (disk / "filler").unlink()
+            heard = await world.hear_the_end()
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+    assert len(hops(heard)) == 1
+    assert runs(world) >= 2
+
+
 async def test_a_node_says_when_its_storage_is_away_and_when_it_is_back(world: World) -> None:
     away = world.artifacts.with_name("away")
 
@@ -269,3 +295,23 @@ async def test_a_node_says_when_its_storage_is_away_and_when_it_is_back(world: W
         await node.says("not ready", "storage: ")
         away.rename(world.artifacts)
         await node.says("ready")
+
+
+async def test_a_defect_of_the_node_itself_is_told_and_its_message_comes_back(world: World) -> None:
+    program = """
+from ulos_stream.publishing import Outbox
+async def fail(*args): raise LookupError("a defect")
+Outbox.report_crash = fail
+from faststream.__main__ import cli
+cli()
+"""
+    await world.send(world.task(a_tree("crash")))
+
+    async with world.node_process(program) as node:
+        line = await node.says("stage broken", "a defect")
+        await node.stop()
+    async with world.node():
+        heard = await world.hear_the_end()
+
+    assert "LookupError" in line["exception"]
+    assert [message.fields["error"]["code"] for message in heard if message.key == "crash"] == ["executor_crashed"]

@@ -190,7 +190,11 @@ class Node:
     def _remember(self, key: StageKey, stage: "asyncio.Task[Outcome]") -> None:
         if self._running.get(key) is stage:
             del self._running[key]
-        if not stage.cancelled() and stage.exception() is None:
+        if stage.cancelled():
+            return
+        if defect := stage.exception():
+            self._log.error("stage broken", message=key[0], reason=repr(defect), exc_info=defect)
+        else:
             self._ended[key] = stage.result()
             while len(self._ended) > REMEMBERED_OUTCOMES:
                 self._ended.popitem(last=False)

@@ -131,6 +131,7 @@ class Pipeline:
                 async with asyncio.timeout(task.timeout):
                     given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
                     verdict = await executor.run(job)
+                    await self.directory.check()  # what ran on a full disk is not to blame for its verdict
                     output.close()
                     sign = partial(self._sign, known, origin, tree.routing_key, job, verdict, given)
                     pack = partial(archive.pack, space.files, space.result, extra, self.limits, journal=sign)

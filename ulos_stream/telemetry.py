@@ -22,6 +22,7 @@ LogEvent = Literal[
     "stage started",
     "stage ended",
     "stage crashed",
+    "stage broken",
     "message malformed",
     "fault",
     "connection lost",
