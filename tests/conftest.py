@@ -64,11 +64,16 @@ def pyftpd_server() -> Iterator[FtpServer]:
 def ftp_server(request: pytest.FixtureRequest) -> Iterator[FtpServer]:
     """Tests that use it run against both, each on an empty server; they may stop it."""
     server: FtpServer = request.getfixturevalue(request.param)
+    _clear(server)  # those that use a server by its own name leave files
     yield server
     server.stop()
+    _clear(server)
+    server.start()
+
+
+def _clear(server: FtpServer) -> None:
     for left in server.root.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    server.start()
 
 
 @pytest.fixture(scope="session")

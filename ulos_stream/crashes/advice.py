@@ -49,6 +49,10 @@ ADVICE = {
         "The broker, the storage, the container engine or the node's disk was away for longer than the fault budget.",
         "Repair what the detail names, then replay from the crashed stage; the task itself is not to blame.",
     ),
+    "poison": Advice(
+        "The message was delivered five times, and no node lived to tell how it ended.",
+        "Look at the nodes' logs for what killed them; replay from the crashed stage once that cannot happen again.",
+    ),
     "internal": Advice(
         "A defect of ulos-stream met the task; the node's log has the traceback.",
         "Report the traceback, update the nodes, then replay from the crashed stage.",
