@@ -142,6 +142,13 @@ class Round:
             for sent in tasks:
                 await exchange.publish(message(self.topology, sent), sent.first)
 
+    def _stored(self, sent: Sent) -> bytes:
+        """The artifact; one that is gone is no zip."""
+        try:
+            return self.artifact_of(sent).read_bytes()
+        except FileNotFoundError:
+            return b""
+
     def artifact_of(self, sent: Sent) -> Path:
         return self.storage.root / sent.path.lstrip("/")
 
@@ -244,7 +251,7 @@ class Round:
             dead_queue=self.topology.dead,
             executions=Counter((task, stage) for task, stage, _ in map(str.split, executions)),
             receptions=self.receptions,
-            artifacts={sent.path: self.artifact_of(sent).read_bytes() for sent in self.sent},
+            artifacts={sent.path: self._stored(sent) for sent in self.sent},
             partial=tuple(f"{name}: {what}" for name, what in self.poller.partial.items()),
             faults=tuple(self.faults),
             outages=tuple(self.outages),
