@@ -112,7 +112,7 @@ async def test_a_node_without_its_broker_is_not_ready(world: World, broker: Brok
         await node.says("ready")
         proxy.refuses = True
         proxy.drop()
-        await node.says("not ready", "publishing: no connection to publish on")
+        await node.says("not ready", "publishing: no connection to the broker")
 
         proxy.refuses = False
         await node.says("ready")

@@ -19,7 +19,7 @@ from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
 from ulos_stream.retry import retry, wait_for
 from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, TaskLog, Wire, hop_of
 from ulos_stream.telemetry import Log
-from ulos_stream.topology import check_publishing, exchange, find_exchange
+from ulos_stream.topology import check_connection, exchange, find_exchange
 
 
 @dataclass(kw_only=True, eq=False)
@@ -102,7 +102,7 @@ class Outbox:
         Raises:
             BrokerFault: It is not.
         """
-        await check_publishing(self.broker)
+        await check_connection(self.broker)
         if self.held_reports:
             raise BrokerFault(f"{len(self.held_reports)} crash reports are held, since the broker does not take them")
         if self.fault:

@@ -127,15 +127,15 @@ async def find_exchange(broker: RabbitBroker, name: str) -> None:
         raise BrokerFault(f"cannot look up exchange {name!r}: {exc or type(exc).__name__}") from exc
 
 
-async def check_publishing(broker: RabbitBroker) -> None:
-    """See that the broker has a connection to publish on.
+async def check_connection(broker: RabbitBroker) -> None:
+    """See that there is a connection now; asking it for a channel would wait for the next one.
 
     Raises:
-        BrokerFault: It has none.
+        BrokerFault: There is none.
     """
     connection = await broker.connect()
     if not connection.connected.is_set():
-        raise BrokerFault("no connection to publish on")
+        raise BrokerFault("no connection to the broker")
 
 
 async def check_consuming(broker: RabbitBroker, queue: RabbitQueue) -> None:
@@ -144,6 +144,7 @@ async def check_consuming(broker: RabbitBroker, queue: RabbitQueue) -> None:
     Raises:
         BrokerFault: It is not: the connection, the channel or the queue is gone.
     """
+    await check_connection(broker)
     try:
         channel = await _own_channel(await broker.declare_queue(queue))
     except (AMQPError, OSError, RuntimeError) as exc:
