@@ -14,7 +14,7 @@ LAYERS = [
     {"demo"},
     {"app"},
     {"node"},
-    {"events", "publishing", "readiness"},
+    {"events", "publishing", "readiness", "feed"},
     {"settings"},
     {"topology"},
     {"pipeline"},

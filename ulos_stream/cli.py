@@ -3,10 +3,11 @@
 import typer
 
 from ulos_stream import __version__
-from ulos_stream.commands import topology
+from ulos_stream.commands import submit, topology
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+app.command()(submit.submit)
 app.add_typer(topology.app, name="topology")
 
 

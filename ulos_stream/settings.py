@@ -129,6 +129,9 @@ class Node(BaseSettings):
     """Seconds for which a fault of the infrastructure is retried within a stage before the task crashes."""
     max_timeout_s: Annotated[float, Field(ge=0)] = 86_400
     """The longest timeout, in seconds, that a task may ask for: a day."""
+    delivery_timeout_s: Annotated[float, Field(gt=0)] = 1_800
+    """Seconds for which the broker lets a node hold a message, its `consumer_timeout`, as `ulos lint` is to know it;
+    RabbitMQ's own default."""
     concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
     """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
     grace_s: Annotated[float, Field(ge=0)] = 30
@@ -182,6 +185,19 @@ def read_settings() -> Settings:
     if mistakes or broker is None or node is None:
         raise ConfigurationError(*mistakes)
     return Settings(broker, storage, node)
+
+
+def read_node_settings() -> Node:
+    """Read `ULOS_*` alone, for a command that talks to nobody.
+
+    Raises:
+        ConfigurationError: One line for each wrong variable, all at once.
+    """
+    mistakes: list[str] = []
+    node = _read(Node, mistakes)
+    if node is None:
+        raise ConfigurationError(*mistakes)
+    return node
 
 
 def read_broker_settings() -> tuple[MessageBroker, Node]:

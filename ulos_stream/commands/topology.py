@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import plain, run
+from ulos_stream.commands import AsJson, plain, run
 
 if TYPE_CHECKING:
     from ulos_stream.settings import Node
@@ -21,7 +21,6 @@ Bind = Annotated[
     list[str] | None,
     typer.Option("--bind", metavar="EXCHANGE:KEY", help="Let tasks published there reach the consumption queue."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()

@@ -59,14 +59,18 @@ class Registry:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def claim(self, routing_key: str) -> Entry | None:
+        """Who claims a routing key exactly, else the longest prefix of it; None if nobody does."""
+        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
+        return self._exact.get(routing_key) or next(claims, None)
+
     def find(self, routing_key: str) -> Executor:
-        """The executor of a routing key: who claims it exactly, else the longest prefix of it.
+        """The executor of a routing key.
 
         Raises:
             UnknownExecutor: Nobody claims it.
         """
-        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
-        if entry := self._exact.get(routing_key) or next(claims, None):
+        if entry := self.claim(routing_key):
             return entry.executor
         raise UnknownExecutor(f"no executor claims the routing key {routing_key!r}; this node knows {len(self)}")
 
