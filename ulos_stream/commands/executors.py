@@ -1,0 +1,60 @@
+"""`ulos executors`: what can run on this machine, and why the rest cannot."""
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from ulos_stream.commands import AsJson, conclude, one_line
+
+if TYPE_CHECKING:
+    from ulos_stream.executors.registry import Entry
+
+
+def executors(as_json: AsJson = False) -> None:
+    """List the executors of this machine: routing key, kind, whether it can run now, what it does, where it is from.
+
+    A key that ends with * stands for every key that begins so. Needs neither broker nor storage.
+    """
+
+    async def command() -> int:
+        from ulos_stream.app import find_executors
+        from ulos_stream.settings import read_node_settings
+
+        registry = find_executors(read_node_settings())
+        try:
+            reasons = await registry.check()
+        finally:
+            await registry.aclose()
+        if as_json:
+            print(json.dumps([_object(entry, reasons.get(entry.key)) for entry in registry], indent=2))
+        else:
+            _print([(entry, reasons.get(entry.key)) for entry in registry])
+        return 0
+
+    conclude(command)
+
+
+def _object(entry: "Entry", reason: str | None) -> dict[str, object]:
+    return {
+        "key": entry.key,
+        "is_prefix": entry.is_prefix,
+        "kind": entry.kind,
+        "available": reason is None,
+        "reason": reason,
+        "description": entry.description,
+        "origin": entry.origin,
+    }
+
+
+def _print(entries: "list[tuple[Entry, str | None]]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("key", "kind", "available", "description", "origin")
+    for entry, reason in entries:
+        available = Text("yes", style="green") if reason is None else Text(f"no: {one_line(reason)}", style="yellow")
+        cells = [entry.key + "*" * entry.is_prefix, entry.kind, available, entry.description, entry.origin]
+        table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in cells))
+    # In a pipe a line is a row, however long it is.
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
