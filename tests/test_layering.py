@@ -14,7 +14,7 @@ LAYERS = [
     {"demo"},
     {"app"},
     {"node"},
-    {"events", "publishing", "readiness", "feed"},
+    {"events", "publishing", "readiness", "feed", "linting"},
     {"settings"},
     {"topology"},
     {"pipeline"},

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ulos_stream.settings import MessageBroker, Node
     from ulos_stream.topology.connection import Access
     from ulos_stream.topology.places import Places
@@ -60,6 +62,13 @@ def plain(text: object) -> str:
 def one_line(text: object) -> str:
     """The same, in one line."""
     return " ".join(plain(text).split())
+
+
+def console() -> "Console":
+    """For tables and trees. In a pipe a line is a row, however long it is."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 10_000)
 
 
 def access_to(broker: "MessageBroker", node: "Node") -> "Access":

@@ -1,10 +1,9 @@
 """`ulos executors`: what can run on this machine, and why the rest cannot."""
 
 import json
-import sys
 from typing import TYPE_CHECKING
 
-from ulos_stream.commands import AsJson, conclude, one_line
+from ulos_stream.commands import AsJson, conclude, console, one_line
 
 if TYPE_CHECKING:
     from ulos_stream.executors.registry import Entry
@@ -47,7 +46,6 @@ def _object(entry: "Entry", reason: str | None) -> dict[str, object]:
 
 
 def _print(entries: "list[tuple[Entry, str | None]]") -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -56,5 +54,4 @@ def _print(entries: "list[tuple[Entry, str | None]]") -> None:
         available = Text("yes", style="green") if reason is None else Text(f"no: {one_line(reason)}", style="yellow")
         cells = [entry.key + "*" * entry.is_prefix, entry.kind, available, entry.description, entry.origin]
         table.add_row(*(cell if isinstance(cell, Text) else Text(one_line(cell)) for cell in cells))
-    # In a pipe a line is a row, however long it is.
-    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
+    console().print(table)

@@ -66,10 +66,9 @@ def check(as_json: AsJson = False) -> None:
 
         async with connected(access) as connection:
             shown = await look(connection, *checking.looked_at(places))
-        default = f"https://{access.host}:15671" if access.tls else f"http://{access.host}:15672"
         host: VirtualHost | str
         try:
-            host = await management.fetch(node.management_url or default, access)
+            host = await management.fetch(node.management_url or management.default_url(access), access)
         except ManagementFault as unseen:
             host = str(unseen)
         findings = checking.check(places, shown, host, held_s=node.max_timeout_s + node.fault_budget_s)
