@@ -14,7 +14,7 @@ LAYERS = [
     {"demo"},
     {"app"},
     {"node"},
-    {"events", "publishing", "readiness", "feed", "linting"},
+    {"events", "publishing", "readiness", "feed", "linting", "doctor"},
     {"settings"},
     {"topology"},
     {"pipeline"},

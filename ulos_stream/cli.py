@@ -3,12 +3,13 @@
 import typer
 
 from ulos_stream import __version__
-from ulos_stream.commands import dev, executors, lint, submit, topology, watch
+from ulos_stream.commands import dev, doctor, executors, lint, submit, topology, watch
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 app.command()(dev.dev)
 app.command()(executors.executors)
+app.command()(doctor.doctor)
 app.command()(lint.lint)
 app.command()(submit.submit)
 app.command()(watch.watch)
