@@ -8,11 +8,11 @@ from ulos_stream.commands import dev, doctor, executors, lint, submit, topology,
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 app.command()(dev.dev)
-app.command()(executors.executors)
-app.command()(doctor.doctor)
-app.command()(lint.lint)
 app.command()(submit.submit)
 app.command()(watch.watch)
+app.command()(lint.lint)
+app.command()(executors.executors)
+app.command()(doctor.doctor)
 app.add_typer(topology.app, name="topology")
 
 
@@ -29,9 +29,10 @@ def ulos(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 @app.command()
 def demo() -> None:
-    """Show it all working: a private RabbitMQ, an FTP server and a node; sample tasks and their ends.
+    """Show it all working, with sample tasks.
 
-    Exit code 0 when every task ended as expected, 1 when one did not, 3 when a service is missing.
+    On a private RabbitMQ, an FTP server and a node. Exit code 0 when every task ended as expected, 1 when one
+    did not, 3 when a service is missing.
     """
     from ulos_stream.demo import run_demo
 
@@ -40,4 +41,4 @@ def demo() -> None:
 
 def main() -> None:
     """Entry point of the `ulos` command."""
-    app()
+    app(prog_name="ulos")

@@ -31,11 +31,12 @@ def dev(
     env_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the variables there too.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave a copy of the storage behind, and say where.")] = False,
 ) -> None:
-    """Start a private RabbitMQ, an FTP server and a node, with all that belongs to them, until Ctrl-C.
+    """Keep a lab up, with a node in it, until Ctrl-C.
 
-    Prints the variables for other terminals; the node's log lines follow on standard error. Every executor's
-    routing key leads to the node, on the exchange processing-exchange, and what goes to task.done or task.failed
-    is collected. Ctrl-C is how it is meant to end, so then the exit code is 0; before all is up, it is 130.
+    That is a private RabbitMQ, an FTP server, and all queues and exchanges that belong to them. Prints the
+    variables for other terminals; the node's log lines follow on standard error. Every executor's routing key
+    leads to the node, on the exchange processing-exchange, and what goes to task.done or task.failed is
+    collected. Ctrl-C is how it is meant to end, so then the exit code is 0; before all is up, it is 130.
     """
 
     async def command() -> int:

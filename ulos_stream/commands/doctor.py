@@ -24,10 +24,11 @@ def doctor(
     folder: Annotated[str, typer.Option(metavar="PATH", help="Where artifacts lie on the storage.")] = "/",
     as_json: AsJson = False,
 ) -> None:
-    """Look at all that a node with these settings needs, a line for each thing, with the remedy beside it.
+    """Look at all that a node needs, and name remedies.
 
-    ✓ is well, ✗ is wrong (exit code 1), ! may be meant so, - could not be looked at. Nothing is consumed or
-    published; a small file makes a round trip over the storage and is removed.
+    A line for each thing, by the settings of this environment: ✓ is well, ✗ is wrong (exit code 1), ! may be
+    meant so, - could not be looked at. Nothing is consumed or published; a small file makes a round trip over
+    the storage and is removed.
     """
 
     async def command() -> int:

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
 
 
 def executors(as_json: AsJson = False) -> None:
-    """List the executors of this machine: routing key, kind, whether it can run now, what it does, where it is from.
+    """List what can run on this machine.
 
-    A key that ends with * stands for every key that begins so. Needs neither broker nor storage.
+    Of each executor: its routing key, its kind, whether it can run now and else why not, what it does, and
+    where it is from. A key that ends with * stands for every key that begins so. Needs neither broker nor
+    storage.
     """
 
     async def command() -> int:

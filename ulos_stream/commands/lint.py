@@ -21,15 +21,17 @@ if TYPE_CHECKING:
 
 
 def lint(
-    task: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The task message, as JSON.")],
+    task: Annotated[
+        Path, typer.Argument(metavar="TASK", exists=True, dir_okay=False, help="The task message, as JSON.")
+    ],
     offline: Annotated[bool, typer.Option("--offline", help="Ask no broker, and need none of its settings.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Draw the routing tree of a task, and name what is wrong: before it is sent, and harmlessly.
+    """Draw a task's routing tree, and name its mistakes.
 
-    The executors are those of this machine. Whether exchanges and keys lead to a queue is read from RabbitMQ's
-    management API (ULOS_MANAGEMENT_URL); without it AMQP shows whether the exchanges are there, and the rest
-    is not checked, which is said. Exit code 1 when there is a mistake.
+    Nothing is sent to find them out. The executors are those of this machine. Whether exchanges and keys lead
+    to a queue is read from RabbitMQ's management API (ULOS_MANAGEMENT_URL); without it AMQP shows whether the
+    exchanges are there, and the rest is not checked, which is said. Exit code 1 when there is a mistake.
     """
 
     async def command() -> int:

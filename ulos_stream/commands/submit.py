@@ -25,7 +25,9 @@ TIMEOUT_S = 60.0
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(exists=True, readable=True, help="A zip, or a folder to zip.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", exists=True, readable=True, help="A zip, or a folder to zip.")
+    ],
     task: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="The task message, as JSON; FILE goes where it says."),
@@ -47,12 +49,13 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the task to its end, a line for each event.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Upload FILE, publish its task to the first stage, and say the ids of both.
+    """Upload a file and publish its task.
 
-    The broker has confirmed the message when this is done. If no queue takes it, exit code 1, and the file stays
-    on the storage. `--wait` ends with 0 when the route's end was reached with PASS, with 1 when it was reached
-    with FAIL or the task crashed. A last hop to a key that no executor of this machine claims counts as the end:
-    somebody collects there what is done.
+    It goes to the first stage of its route, and both its ids are printed. The broker has confirmed the message
+    when this is done. If no queue takes it, exit code 1, and the file stays on the storage. `--wait` ends with
+    0 when the route's end was reached with PASS, with 1 when it was reached with FAIL or the task crashed. A
+    last hop to a key that no executor of this machine claims counts as the end: somebody collects there what is
+    done.
     """
     if (task is None) == (route is None):
         raise typer.BadParameter("give either --task or --route")

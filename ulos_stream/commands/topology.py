@@ -25,11 +25,11 @@ Bind = Annotated[
 
 @app.command()
 def apply(bind: Bind = None) -> None:
-    """Declare what is missing, and say of each thing whether it is as it should be.
+    """Declare what is missing, alter nothing.
 
-    Nothing that exists is altered: a queue with other arguments is left alone, and the steps of a
-    migration are printed. A missing exchange becomes a direct one, an existing one may be of any type.
-    Exit code 1 when anything is not as it should be.
+    Says of each thing whether it is as it should be. Nothing that exists is altered: a queue with other
+    arguments is left alone, and the steps of a migration are printed. A missing exchange becomes a direct one,
+    an existing one may be of any type. Exit code 1 when anything is not as it should be.
     """
     binds = [_hop(text) for text in bind or ()]
 
@@ -52,10 +52,11 @@ def apply(bind: Bind = None) -> None:
 
 @app.command()
 def check(as_json: AsJson = False) -> None:
-    """Name every weakness of the topology as it is, and what could not be checked.
+    """Name every weakness of what is there.
 
-    AMQP shows only what exists; arguments, policies and bindings are read from RabbitMQ's management
-    API (`ULOS_MANAGEMENT_URL`), with the broker's credentials. Exit code 1 when there is a weakness.
+    And what could not be checked. AMQP shows only what exists; arguments, policies and bindings are read from
+    RabbitMQ's management API (`ULOS_MANAGEMENT_URL`), with the broker's credentials. Exit code 1 when there is
+    a weakness.
     """
 
     async def command(node: "Node", access: "Access", places: "Places") -> int:

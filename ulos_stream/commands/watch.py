@@ -35,10 +35,10 @@ def watch(
         int | None, typer.Option(metavar="N", min=1, help="End after N events; by default at Ctrl-C.")
     ] = None,
 ) -> None:
-    """Show what happens to tasks from now on, the last one to move on top.
+    """Show tasks as they move, from now on.
 
-    On a terminal a table is redrawn; elsewhere each event is a line, and with --json an object. Nothing is
-    taken from those who read logs and crashes.
+    On a terminal a table is redrawn, the last task to move on top; elsewhere each event is a line, and with
+    --json an object. Nothing is taken from those who read logs and crashes.
     """
 
     async def command(node: "Node", access: "Access", places: "Places") -> int:
