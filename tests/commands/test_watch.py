@@ -16,6 +16,7 @@ import pytest
 from aio_pika.abc import AbstractExchange
 from world import LIMIT_S, Proxy, World, a_tree, a_world, ulos
 
+from ulos_stream import lab
 from ulos_stream.commands.watch import MOST_TASKS, Board
 from ulos_stream.feed import News
 from ulos_stream.lab import Broker
@@ -151,7 +152,16 @@ async def test_a_lost_connection_ends_it_with_3_and_one_line(world: World) -> No
 
     assert code == 3
     [line] = said.splitlines()
-    assert line.startswith((f"ulos: broker 127.0.0.1:{proxy.port}", "ulos: the connection"))
+    assert line.startswith(f"ulos: broker 127.0.0.1:{proxy.port}, virtual host '/': ")
+
+
+async def test_a_broker_that_is_stopped_ends_it_with_3_and_one_line(tmp_path: Path) -> None:
+    with lab.rabbitmq() as broker:
+        async with a_world(broker, tmp_path) as world, watching(world) as seen:
+            await asyncio.to_thread(broker.stop)
+            code, _, said = await seen.end()
+
+    assert (code, said) == (3, "ulos: the connection to the broker is lost\n")
 
 
 @pytest.mark.parametrize(
