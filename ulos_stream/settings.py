@@ -115,8 +115,8 @@ class Node(BaseSettings):
     broker_ca_file: File | None = None
     """PEM file of a private certificate authority for the broker; the system's ones by default."""
     management_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    """RabbitMQ's management API, for `ulos topology check` alone; port 15672 of the broker's host by default, by TLS
-    15671."""
+    """RabbitMQ's management API, for `ulos topology check` and `ulos lint` alone; port 15672 of the broker's host by
+    default, by TLS 15671."""
     storage_url: Annotated[str, AfterValidator(_storage_url)] = "ftp://"
     """`ftp://` or `ftps://` (explicit TLS) for the server of `REMOTE_STORAGE_*`, or `file:///folder`."""
     storage_ca_file: File | None = None

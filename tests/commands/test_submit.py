@@ -197,6 +197,8 @@ async def test_what_cannot_be_reached_ends_with_3_and_one_line(
         ((".", "--task", __file__, "--owner", "me"), "are for --route"),
         ((".", "--task", __file__), "the body is not JSON"),
         ((".", "--route", "pass,,skip"), "--route: "),
+        ((".", "--route", "pass," * 64 + "pass"), "--route: 65 stages, and a tree has at most 64 levels"),
+        ((".", "--route", "pass," * 63 + "pass", "--on-failure", "f"), "routingTree: more than 64 levels"),
         ((".", "--route", "pass", "--timeout", "86401"), "timeout: 86401 is more than"),
     ],
 )

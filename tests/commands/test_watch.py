@@ -39,6 +39,11 @@ class Watching:
         async with asyncio.timeout(LIMIT_S):
             return [(await self.process.stdout.readline()).decode().rstrip() for _ in range(count)]
 
+    def hang_up(self) -> None:
+        """Read no more, as `head` does."""
+        transport: Any = self.process
+        transport._transport.get_pipe_transport(1).close()
+
     async def end(self) -> tuple[int | None, str, str]:
         """Exit code, and what is left of its output."""
         async with asyncio.timeout(LIMIT_S):
@@ -141,6 +146,19 @@ async def test_an_interrupt_ends_it_with_130(world: World) -> None:
         code, _, said = await seen.end()
 
     assert (code, said) == (130, "")
+
+
+async def test_it_ends_well_when_who_reads_it_has_seen_enough(world: World) -> None:
+    async with watching(world) as seen:
+        await tell(world.exchange)
+        await seen.lines(1)
+        seen.hang_up()
+        while seen.process.returncode is None:
+            await tell(world.exchange)
+            await asyncio.sleep(0.05)
+
+        assert seen.process.stderr is not None
+        assert (seen.process.returncode, await seen.process.stderr.read()) == (0, b"")
 
 
 async def test_a_lost_connection_ends_it_with_3_and_one_line(world: World) -> None:

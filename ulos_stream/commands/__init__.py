@@ -7,6 +7,7 @@ wait until a command runs, so that `ulos --version` does not.
 
 import asyncio
 import logging
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,15 @@ def conclude(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     except (Fault, ServiceMissing, ServiceFailed) as away:
         code = _complain(3, str(away))
     raise typer.Exit(code)
+
+
+def say(line: str) -> None:
+    """Print a line of a stream at once; end the command well if whoever read them has seen enough, as `head` does."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
+        raise SystemExit(0) from None
 
 
 def plain(text: object) -> str:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import AsJson, access_to, conclude, one_line, places_of, plain, telling
+from ulos_stream.commands import AsJson, access_to, conclude, one_line, places_of, plain, say, telling
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from ulos_stream.feed import News
     from ulos_stream.settings import Settings
@@ -72,12 +72,17 @@ def submit(
         else:
             hops_exchange = settings.broker.logs_exchange if exchange is None else exchange
             seconds = TIMEOUT_S if timeout is None else timeout
-            sent = _make(
-                keys, on_failure, hops_exchange, owner or getpass.getuser(), seconds, settings.node.max_timeout_s
-            )
+            sent = _make(keys, on_failure, hops_exchange, owner or _user(), seconds, settings.node.max_timeout_s)
         return await _submit(file, sent, settings, stages=keys, wait=wait, as_json=as_json)
 
     conclude(command)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError) as nameless:  # in a container, often
+        raise typer.BadParameter("--owner is needed, for this user has no name") from nameless
 
 
 def _read(file: Path, max_timeout_s: float) -> "Task":
@@ -97,8 +102,10 @@ def _make(
 
     from ulos_stream.errors import ConfigurationError, MalformedMessage
     from ulos_stream.routing import chain
-    from ulos_stream.tasks import parse_task
+    from ulos_stream.tasks import MAX_TREE_LEVELS, parse_task
 
+    if len(keys) > MAX_TREE_LEVELS:
+        raise ConfigurationError(f"--route: {len(keys)} stages, and a tree has at most {MAX_TREE_LEVELS} levels")
     task_id = str(uuid.uuid4())
     try:
         fields = {
@@ -120,6 +127,7 @@ def _make(
 async def _submit(
     file: Path, task: "Task", settings: "Settings", *, stages: list[str], wait: bool, as_json: bool
 ) -> int:
+    from ulos_stream.app import find_executors
     from ulos_stream.errors import TopologyMismatch, Unroutable
     from ulos_stream.feed import listening
     from ulos_stream.tasks import hop_of
@@ -127,6 +135,7 @@ async def _submit(
     from ulos_stream.topology.sending import send
 
     message_id, hop = str(uuid.uuid4()), hop_of(task.routing_tree)
+    executors = find_executors(settings.node)
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(connected(access_to(settings.broker, settings.node)))
         shown = await look(connection, [hop.exchange], [])
@@ -142,8 +151,12 @@ async def _submit(
             raise Unroutable(f"{nowhere}; the file stays at {task.file_path}") from nowhere
         ids = {"task_id": task.task_id, "message_id": message_id, "file_path": task.file_path}
         words = f"task {task.task_id}  message {message_id}  file {task.file_path}"
-        print(json.dumps(ids) if as_json else plain(words), flush=True)
-        return 0 if feed is None else await _follow(feed, task.task_id, stages, settings, as_json=as_json)
+        say(json.dumps(ids) if as_json else plain(words))
+        if feed is None:
+            return 0
+        return await _follow(
+            feed, task.task_id, lambda key: key in stages or executors.claim(key) is not None, as_json=as_json
+        )
 
 
 async def _upload(file: Path, path: str, stage_id: str, settings: "Settings") -> None:
@@ -167,18 +180,16 @@ async def _upload(file: Path, path: str, stage_id: str, settings: "Settings") ->
 
 
 async def _follow(
-    feed: "AsyncIterator[News]", task_id: str, stages: list[str], settings: "Settings", *, as_json: bool
+    feed: "AsyncIterator[News]", task_id: str, is_stage: "Callable[[str], bool]", *, as_json: bool
 ) -> int:
-    from ulos_stream.app import find_executors
     from ulos_stream.feed import end
 
-    executors = find_executors(settings.node)
     tell = telling.as_json if as_json else telling.line
     async for news in feed:
         if news.task == task_id:
-            print(tell(news), flush=True)
-            if ended := end(news, lambda key: key in stages or executors.claim(key) is not None):
+            say(tell(news))
+            if ended := end(news, is_stage):
                 words = f"{'done' if ended.well else 'failed'}: {ended.text}"
-                print(json.dumps({"well": ended.well, "end": ended.text}) if as_json else one_line(words), flush=True)
+                say(json.dumps({"well": ended.well, "end": ended.text}) if as_json else one_line(words))
                 return 0 if ended.well else 1
     raise AssertionError("a feed ends by an error alone")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import AsJson, one_line, run, telling
+from ulos_stream.commands import AsJson, one_line, run, say, telling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -52,7 +52,7 @@ def watch(
             else:
                 print("listening", file=sys.stderr, flush=True)
                 async for news in wanted:
-                    print(telling.as_json(news) if as_json else telling.line(news), flush=True)
+                    say(telling.as_json(news) if as_json else telling.line(news))
         return 0
 
     run(command)
