@@ -14,7 +14,7 @@ LAYERS = [
     {"demo"},
     {"app"},
     {"node"},
-    {"events", "publishing", "readiness"},
+    {"events", "publishing", "readiness", "feed", "linting", "doctor"},
     {"settings"},
     {"crashes"},
     {"topology"},

@@ -459,14 +459,3 @@ async def test_an_interrupted_command_ends_with_130(site: Site) -> None:
 
     assert command.returncode == 130
     assert b"Traceback" not in said
-
-
-async def test_the_version_is_told_without_loading_what_the_commands_need() -> None:
-    program = (
-        "import sys, ulos_stream.cli; print([name for name in ('aio_pika', 'rich', 'pydantic') if name in sys.modules])"
-    )
-
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
-    said, _ = await process.communicate()
-
-    assert said.strip() == b"[]"

@@ -24,6 +24,7 @@ from ulos_stream.node import Node
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.readiness import Readiness
 from ulos_stream.retry import wait_for
+from ulos_stream.settings import Node as NodeSettings
 from ulos_stream.settings import Settings, read_settings, tls_context
 from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
@@ -40,13 +41,8 @@ def create_app(settings: Settings) -> FastStream:
     """
     log = Log()
     consuming, publishing = _open_broker(settings, log), _open_broker(settings, log)
-    storage = _open_storage(settings)
-    executors = build_registry(
-        settings.node.executors_path or (shipped("executors"),),
-        mock_delay_s=settings.node.mock_delay_s,
-        node=settings.node.node,
-        docker_host=settings.node.docker_host,
-    )
+    storage = open_storage(settings)
+    executors = find_executors(settings.node)
     for key in settings.node.require_executors:
         try:
             executors.find(key)
@@ -168,8 +164,12 @@ def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
     )
 
 
-def _open_storage(settings: Settings) -> Storage:
-    """The storage that the scheme of `ULOS_STORAGE_URL` names."""
+def open_storage(settings: Settings) -> Storage:
+    """The storage that the scheme of `ULOS_STORAGE_URL` names; connects when it is first used.
+
+    Raises:
+        ConfigurationError: A certificate file is wrong.
+    """
     node, server = settings.node, settings.storage
     max_bytes = node.archive.zip_mib * 1024 * 1024
     if server is None:
@@ -183,6 +183,20 @@ def _open_storage(settings: Settings) -> Storage:
         connections=settings.stages_at_once + 1,  # for the readiness check
         timeout_s=node.storage_timeout_s,
         max_bytes=max_bytes,
+    )
+
+
+def find_executors(node: NodeSettings) -> Registry:
+    """The executors of this machine.
+
+    Raises:
+        ConfigurationError: A descriptor is wrong.
+    """
+    return build_registry(
+        node.executors_path or (shipped("executors"),),
+        mock_delay_s=node.mock_delay_s,
+        node=node.node,
+        docker_host=node.docker_host,
     )
 
 

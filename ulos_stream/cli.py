@@ -3,10 +3,16 @@
 import typer
 
 from ulos_stream import __version__
-from ulos_stream.commands import crashes, topology
+from ulos_stream.commands import crashes, dev, doctor, executors, lint, submit, topology, watch
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+app.command()(dev.dev)
+app.command()(submit.submit)
+app.command()(watch.watch)
+app.command()(lint.lint)
+app.command()(executors.executors)
+app.command()(doctor.doctor)
 app.add_typer(topology.app, name="topology")
 app.add_typer(crashes.app, name="crashes")
 
@@ -24,9 +30,10 @@ def ulos(version: bool = typer.Option(False, "--version", callback=_version, is_
 
 @app.command()
 def demo() -> None:
-    """Show it all working: a private RabbitMQ, an FTP server and a node; sample tasks and their ends.
+    """Show it all working, with sample tasks.
 
-    Exit code 0 when every task ended as expected, 1 when one did not, 3 when a service is missing.
+    On a private RabbitMQ, an FTP server and a node. Exit code 0 when every task ended as expected, 1 when one
+    did not, 3 when a service is missing.
     """
     from ulos_stream.demo import run_demo
 
@@ -35,4 +42,4 @@ def demo() -> None:
 
 def main() -> None:
     """Entry point of the `ulos` command."""
-    app()
+    app(prog_name="ulos")

@@ -5,6 +5,7 @@ id twice and is absorbed downstream.
 """
 
 import uuid
+from collections.abc import Sequence
 
 from ulos_stream.tasks import Event, RoutingDecision, Task, Verdict
 
@@ -24,6 +25,27 @@ def branch(task: Task, verdict: Verdict) -> RoutingDecision | None:
 def next_task(task: Task, branch: RoutingDecision) -> Task:
     """The task as it travels on: the branch taken has become the root."""
     return task.model_copy(update={"routing_tree": branch})
+
+
+def chain(exchange: str, routing_keys: Sequence[str], on_failure: str | None = None) -> RoutingDecision:
+    """A tree of one stage after the other, each the success branch of the one before; at least one.
+
+    Args:
+        exchange: Of every hop.
+        routing_keys: Of the stages, in order.
+        on_failure: Key of every stage's failure branch; None for none.
+
+    Raises:
+        ValidationError: A name is none for an exchange or a key.
+    """
+    tree: RoutingDecision | None = None
+    failure = None if on_failure is None else RoutingDecision(exchange=exchange, routing_key=on_failure)
+    for key in reversed(routing_keys):
+        branches = {"success_routing_decision": tree, "failure_routing_decision": failure}
+        there = {name: branch for name, branch in branches.items() if branch is not None}
+        tree = RoutingDecision(exchange=exchange, routing_key=key, **there)
+    assert tree is not None  # noqa: S101
+    return tree
 
 
 def hop_id(message_id: str, verdict: Verdict) -> str:

@@ -116,8 +116,8 @@ class Node(BaseSettings):
     """PEM file of a private certificate authority for the broker and its management API; the system's ones by
     default."""
     management_url: Annotated[str, AfterValidator(_http_url)] | None = None
-    """RabbitMQ's management API, for `ulos topology check` alone; port 15672 of the broker's host by default, by TLS
-    15671."""
+    """RabbitMQ's management API, for `ulos topology check` and `ulos lint` alone; port 15672 of the broker's host by
+    default, by TLS 15671."""
     storage_url: Annotated[str, AfterValidator(_storage_url)] = "ftp://"
     """`ftp://` or `ftps://` (explicit TLS) for the server of `REMOTE_STORAGE_*`, or `file:///folder`."""
     storage_ca_file: File | None = None
@@ -130,6 +130,9 @@ class Node(BaseSettings):
     """Seconds for which a fault of the infrastructure is retried within a stage before the task crashes."""
     max_timeout_s: Annotated[float, Field(ge=0)] = 86_400
     """The longest timeout, in seconds, that a task may ask for: a day."""
+    delivery_timeout_s: Annotated[float, Field(gt=0)] = 1_800
+    """Seconds for which the broker lets a node hold a message, its `consumer_timeout`, as `ulos lint` is to know it;
+    RabbitMQ's own default."""
     concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
     """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
     grace_s: Annotated[float, Field(ge=0)] = 30
@@ -183,6 +186,19 @@ def read_settings() -> Settings:
     if mistakes or broker is None or node is None:
         raise ConfigurationError(*mistakes)
     return Settings(broker, storage, node)
+
+
+def read_node_settings() -> Node:
+    """Read `ULOS_*` alone, for a command that talks to nobody.
+
+    Raises:
+        ConfigurationError: One line for each wrong variable, all at once.
+    """
+    mistakes: list[str] = []
+    node = _read(Node, mistakes)
+    if node is None:
+        raise ConfigurationError(*mistakes)
+    return node
 
 
 def read_broker_settings() -> tuple[MessageBroker, Node]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import plain, run
+from ulos_stream.commands import AsJson, plain, run
 
 if TYPE_CHECKING:
     from ulos_stream.settings import Node
@@ -21,16 +21,15 @@ Bind = Annotated[
     list[str] | None,
     typer.Option("--bind", metavar="EXCHANGE:KEY", help="Let tasks published there reach the consumption queue."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def apply(bind: Bind = None) -> None:
-    """Declare what is missing, and say of each thing whether it is as it should be.
+    """Declare what is missing, alter nothing.
 
-    Nothing that exists is altered: a queue with other arguments is left alone, and the steps of a
-    migration are printed. A missing exchange becomes a direct one, an existing one may be of any type.
-    Exit code 1 when anything is not as it should be.
+    Says of each thing whether it is as it should be. Nothing that exists is altered: a queue with other
+    arguments is left alone, and the steps of a migration are printed. A missing exchange becomes a direct one,
+    an existing one may be of any type. Exit code 1 when anything is not as it should be.
     """
     binds = [_hop(text) for text in bind or ()]
 
@@ -53,10 +52,11 @@ def apply(bind: Bind = None) -> None:
 
 @app.command()
 def check(as_json: AsJson = False) -> None:
-    """Name every weakness of the topology as it is, and what could not be checked.
+    """Name every weakness of what is there.
 
-    AMQP shows only what exists; arguments, policies and bindings are read from RabbitMQ's management
-    API (`ULOS_MANAGEMENT_URL`), with the broker's credentials. Exit code 1 when there is a weakness.
+    And what could not be checked. AMQP shows only what exists; arguments, policies and bindings are read from
+    RabbitMQ's management API (`ULOS_MANAGEMENT_URL`), with the broker's credentials. Exit code 1 when there is
+    a weakness.
     """
 
     async def command(node: "Node", access: "Access", places: "Places") -> int:
@@ -68,10 +68,10 @@ def check(as_json: AsJson = False) -> None:
 
         async with connected(access) as connection:
             shown = await look(connection, *checking.looked_at(places))
-        default = f"https://{access.host}:15671" if access.tls else f"http://{access.host}:15672"
         host: VirtualHost | str
         try:
-            host = await management.fetch(node.management_url or default, access, tls_context(node.broker_ca_file))
+            url = node.management_url or management.default_url(access)
+            host = await management.fetch(url, access, tls_context(node.broker_ca_file))
         except ManagementFault as unseen:
             host = str(unseen)
         findings = checking.check(places, shown, host, held_s=node.max_timeout_s + node.fault_budget_s)

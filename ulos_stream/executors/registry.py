@@ -36,6 +36,8 @@ class Entry:
     """Where it comes from, for people: a file, or a Python object."""
     description: str
     executor: Executor
+    verdicts: frozenset[Verdict] = frozenset(Verdict)
+    """Those that it can end with; where there are none, it can only crash."""
 
 
 class Registry:
@@ -59,14 +61,18 @@ class Registry:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def claim(self, routing_key: str) -> Entry | None:
+        """Who claims a routing key exactly, else the longest prefix of it; None if nobody does."""
+        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
+        return self._exact.get(routing_key) or next(claims, None)
+
     def find(self, routing_key: str) -> Executor:
-        """The executor of a routing key: who claims it exactly, else the longest prefix of it.
+        """The executor of a routing key.
 
         Raises:
             UnknownExecutor: Nobody claims it.
         """
-        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
-        if entry := self._exact.get(routing_key) or next(claims, None):
+        if entry := self.claim(routing_key):
             return entry.executor
         raise UnknownExecutor(f"no executor claims the routing key {routing_key!r}; this node knows {len(self)}")
 
@@ -142,9 +148,14 @@ def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, doc
 def _mocks(delay_s: float) -> Iterator[Entry]:
     for key, verdict in MOCK_VERDICTS.items():
         mock = InlineExecutor(Mock(verdict, delay_s))
-        yield Entry(key, False, "mock", "built in", f"a mock: {verdict or 'crash'}", mock)
+        yield Entry(key, False, "mock", "built in", f"a mock: {verdict or 'crash'}", mock, _verdicts(verdict))
     passing = InlineExecutor(Mock(Verdict.PASS, delay_s))
-    yield Entry(MOCK_PREFIX, True, "mock", "built in", f"a mock: {Verdict.PASS}", passing)
+    verdicts = _verdicts(Verdict.PASS)
+    yield Entry(MOCK_PREFIX, True, "mock", "built in", f"a mock: {Verdict.PASS}", passing, verdicts)
+
+
+def _verdicts(verdict: Verdict | None) -> frozenset[Verdict]:
+    return frozenset() if verdict is None else frozenset({verdict})
 
 
 def _installed(mistakes: list[str]) -> Iterator[Entry]:

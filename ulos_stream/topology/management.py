@@ -17,6 +17,11 @@ TIMEOUT_S = 10.0
 QUEUE_COLUMNS = "name,type,durable,auto_delete,exclusive,arguments,policy,operator_policy,effective_policy_definition"
 
 
+def default_url(access: Access) -> str:
+    """Where the API is when nobody says: on the broker's host, at RabbitMQ's own ports."""
+    return f"https://{access.host}:15671" if access.tls else f"http://{access.host}:15672"
+
+
 async def fetch(url: str, access: Access, tls: ssl.SSLContext) -> VirtualHost:
     """What the virtual host of `access` holds.
 

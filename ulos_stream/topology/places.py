@@ -14,6 +14,11 @@ CRASH_BYTES = 1024 * 1024 * 1024
 CRASH_SEGMENT_BYTES = 64 * 1024 * 1024
 """A stream drops its oldest reports by whole segments of this size."""
 
+COLLECTED = ("task.done", "task.failed")
+"""Routing keys at which routes end, by custom: somebody collects there what is done."""
+COLLECTED_MESSAGES = 1_000
+"""Kept of those where nodes are tried out and nobody collects them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -115,6 +120,23 @@ def wanted(places: Places, binds: Iterable[Hop], broker_version: str) -> list[Wa
     things += [
         WantedBinding(queue, hop.exchange, hop.routing_key) for queue, hop in dict.fromkeys(ways) if hop.exchange
     ]
+    return things
+
+
+def wanted_for_trying(places: Places, routing_keys: Iterable[str], broker_version: str) -> list[Wanted]:
+    """What a node needs that is tried out: `wanted`, its stages bound, and a queue at each of `COLLECTED`.
+
+    Args:
+        places: The names; the logs' exchange is that of every hop.
+        routing_keys: Of the stages.
+        broker_version: As RabbitMQ tells it.
+    """
+    exchange = places.logs.exchange
+    stages = [Hop(exchange=exchange, routing_key=key) for key in routing_keys]
+    things = wanted(places, stages, broker_version)
+    for end in (Hop(exchange=exchange, routing_key=key) for key in COLLECTED):
+        things.append(WantedQueue(_queue_at(end), {"x-queue-type": "classic", "x-max-length": COLLECTED_MESSAGES}))
+        things.append(WantedBinding(_queue_at(end), end.exchange, end.routing_key))
     return things
 
 

@@ -1,0 +1,104 @@
+"""This machine: its disk, its container engine, and what can run on it."""
+
+import asyncio
+import os
+from collections.abc import Collection
+
+from ulos_stream.doctor import Diagnosis
+from ulos_stream.errors import EngineFault, ExecutorUnavailable, NodeFault
+from ulos_stream.executors.disk import MIB, Unlimited, enclose
+from ulos_stream.executors.engine import Engine
+from ulos_stream.executors.registry import Registry
+from ulos_stream.settings import Settings
+from ulos_stream.workspace import NodeDirectory, Workspace
+
+ANSWER_S = 5.0
+"""Seconds that the container engine has to answer."""
+
+
+async def examine(settings: Settings, executors: Registry) -> list[Diagnosis]:
+    """Disk, mounts, engine, executors."""
+    found = await asyncio.to_thread(_disk, settings)
+    required = settings.node.require_executors
+    engine = await _engine(settings, executors, required)
+    found.append(engine)
+    return found + await _executors(executors, required, skip_containers=engine.state != "well")
+
+
+def _disk(settings: Settings) -> list[Diagnosis]:
+    """Whether the work directory can be written, has room, and can be given file systems of a run's own."""
+    node = settings.node
+    directory = NodeDirectory(node.work_dir, f"{node.node}-doctor")
+    try:
+        directory.open()
+        stage = directory.new_stage()
+        stage.files.mkdir()
+        stage.artifact.write_bytes(bytes(MIB))
+    except (NodeFault, OSError) as broken:
+        reason = (
+            str(broken) if isinstance(broken, NodeFault) else f"the work directory {node.work_dir}: {broken.strerror}"
+        )
+        directory.close()
+        remedy = "let ULOS_WORK_DIR name a directory that the node may write to and that has room"
+        return [
+            Diagnosis("disk", "wrong", reason, remedy),
+            Diagnosis("mounts", "not checked", "nothing can be written"),
+        ]
+    try:
+        return [_room(settings), _mounts(stage)]
+    finally:
+        directory.close()
+
+
+def _room(settings: Settings) -> Diagnosis:
+    node = settings.node
+    status = os.statvfs(node.work_dir)
+    free_mib = status.f_bavail * status.f_frsize // MIB
+    stage_mib = 2 * node.archive.zip_mib + node.archive.total_mib
+    text = f"{node.work_dir} can be written and has {free_mib} MiB free"
+    if free_mib < stage_mib:
+        remedy = f"a stage may take {stage_mib} MiB: make room, or lower ULOS_ARCHIVE_*"
+        return Diagnosis("disk", "doubtful", text, remedy)
+    return Diagnosis("disk", "well", text)
+
+
+def _mounts(stage: Workspace) -> Diagnosis:
+    try:
+        enclose(stage.files, 1)
+    except Unlimited as refused:
+        text = f"no run has a disk of its own, so a container's is only looked at every half second: {refused}"
+        return Diagnosis("mounts", "doubtful", text, "run the node as root, with mkfs.ext4 and loop devices")
+    except OSError as broken:
+        return Diagnosis("mounts", "wrong", f"a disk for a run: {broken.strerror}", "make room in ULOS_WORK_DIR")
+    return Diagnosis("mounts", "well", "each run of a container has a disk of its own")
+
+
+async def _engine(settings: Settings, executors: Registry, required: Collection[str]) -> Diagnosis:
+    """Whether a container engine answers and holds its limits; without one only its executors are missing."""
+    engine = Engine(settings.node.docker_host, settings.node.node, call_s=ANSWER_S)
+    try:
+        told = await engine.ask(lambda docker: docker.version())
+        return Diagnosis("engine", "well", f"version {told.get('Version')} answers and holds its limits")
+    except (ExecutorUnavailable, EngineFault) as away:
+        needed = [entry for key in required if (entry := executors.claim(key)) and entry.kind == "container"]
+        remedy = "start Docker, or check ULOS_DOCKER_HOST and that this user may use its socket"
+        return Diagnosis("engine", "wrong" if needed else "doubtful", str(away), remedy)
+    finally:
+        await engine.aclose()
+
+
+async def _executors(executors: Registry, required: Collection[str], *, skip_containers: bool) -> list[Diagnosis]:
+    reasons = await executors.check()
+    unclaimed = [key for key in required if executors.claim(key) is None]
+    remedy = "repair ULOS_REQUIRE_EXECUTORS, or let ULOS_EXECUTORS_PATH name the folder that has it"
+    found = [Diagnosis("executor", "wrong", f"{key}: is required, and nobody claims it", remedy) for key in unclaimed]
+    needed = {entry.key for key in required if (entry := executors.claim(key))}
+    for entry in executors:
+        if entry.key not in reasons or (skip_containers and entry.kind == "container"):
+            continue
+        text, _, remedy = reasons[entry.key].partition("; ")
+        found.append(
+            Diagnosis("executor", "wrong" if entry.key in needed else "doubtful", f"{entry.key}: {text}", remedy)
+        )
+    able = len(executors) - len(reasons)
+    return [*found, Diagnosis("executors", "well", f"{able} of {len(executors)} can run")]
