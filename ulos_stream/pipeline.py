@@ -89,15 +89,19 @@ class Pipeline:
         return Done(origin.message_id, verdict)
 
     async def _upload(self, task: Task, origin: Origin, space: Workspace, version: Version) -> None:
-        """Replace the artifact; remove first what attempts before this one may have left."""
-        attempts = itertools.count(int(origin.redelivered))
+        """Replace the artifact; then remove what other attempts have left beside it.
 
-        async def attempt() -> None:
-            if next(attempts):
-                await self._tidy(task, origin)
+        Not before: a server may still be about to make the file that a killed node asked for.
+        """
+        attempts = itertools.count(1 + int(origin.redelivered))
+
+        async def attempt() -> bool:
+            again = next(attempts) > 1
             await self.storage.upload(space.result, task.file_path, stage_id=origin.stage_id, expected=version)
+            return again
 
-        await self._retry(attempt)
+        if await self._retry(attempt):
+            await self._tidy(task, origin)
 
     async def _tidy(self, task: Task, origin: Origin) -> None:
         """Remove the temporary files of this stage from the storage, if it lets us."""
