@@ -36,6 +36,7 @@ HOMES = {
     "aiodocker": {"executors"},
     "pydantic_settings": {"settings"},
     "structlog": {"telemetry"},
+    "opentelemetry": {"telemetry"},
     "pyftpdlib": {"lab"},
     "typer": {"cli", "commands"},
     "rich": {"demo", "commands"},

@@ -29,6 +29,7 @@ from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 from ulos_stream.telemetry import Log, configure_logging
+from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory
 
 
@@ -36,7 +37,7 @@ def create_app(settings: Settings) -> FastStream:
     """The FastStream application of a node; does no I/O until it runs.
 
     Raises:
-        ConfigurationError: A certificate file or an executor's descriptor is wrong.
+        ConfigurationError: A certificate file, an executor's descriptor or an exporter of traces is wrong.
     """
     log = Log()
     consuming, publishing = _open_broker(settings, log), _open_broker(settings, log)
@@ -52,6 +53,7 @@ def create_app(settings: Settings) -> FastStream:
             executors.find(key)
         except UnknownExecutor as unknown:
             raise ConfigurationError(f"ULOS_REQUIRE_EXECUTORS: {unknown}") from unknown
+    watch = _open_watch(settings)
     directory = NodeDirectory(settings.node.work_dir, settings.node.node)
     pipeline = Pipeline(
         storage=storage,
@@ -62,8 +64,9 @@ def create_app(settings: Settings) -> FastStream:
         journal_key=_journal_key(settings),
         fault_budget_s=settings.node.fault_budget_s,
         report_fault=log.fault,
+        watch=watch,
     )
-    node = Node(settings, consuming, publishing, pipeline, log)
+    node = Node(settings, consuming, publishing, pipeline, log, watch)
     readiness = Readiness(
         {
             "consuming": node.check,
@@ -77,6 +80,7 @@ def create_app(settings: Settings) -> FastStream:
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 
     async def begin() -> None:
+        configure_logging(settings.node.log_level)
         try:
             await wait_for_the_world()
         except BaseException:  # told to end before all was there: then nobody calls `close`
@@ -85,7 +89,6 @@ def create_app(settings: Settings) -> FastStream:
 
     async def wait_for_the_world() -> None:
         """Consume nothing before everything that a stage needs is there."""
-        configure_logging(settings.node.log_level)
         log.info("starting", node=settings.node.node, queue=settings.broker.consumption_queue)
         if settings.node.journal_key is None:
             log.info("journal key derived", note="from the passwords; set ULOS_JOURNAL_KEY on all nodes to change them")
@@ -107,6 +110,7 @@ def create_app(settings: Settings) -> FastStream:
         await asyncio.to_thread(directory.close)
         await storage.aclose()
         await executors.aclose()
+        await asyncio.to_thread(watch.close)
         log.info("stopped")
 
     # Brokers start and stop in this order: deliveries end before the publisher goes. That the
@@ -184,6 +188,16 @@ def _open_storage(settings: Settings) -> Storage:
         timeout_s=node.storage_timeout_s,
         max_bytes=max_bytes,
     )
+
+
+def _open_watch(settings: Settings) -> Watch:
+    names, file = settings.telemetry.exporters, settings.node.trace_file
+    if not names and file is None:
+        return Unwatched()
+    from ulos_stream.telemetry.tracing import Tracing, exporters
+
+    server = (settings.broker.host, settings.broker.port)
+    return Tracing(exporters(names, file), node=settings.node.node, server=server)
 
 
 @functools.cache

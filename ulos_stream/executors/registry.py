@@ -65,10 +65,23 @@ class Registry:
         Raises:
             UnknownExecutor: Nobody claims it.
         """
-        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
-        if entry := self._exact.get(routing_key) or next(claims, None):
+        if entry := self._claim(routing_key):
             return entry.executor
         raise UnknownExecutor(f"no executor claims the routing key {routing_key!r}; this node knows {len(self)}")
+
+    def name_of(self, routing_key: str) -> str:
+        """The key, or the prefix, by which an executor claims this routing key; "unknown" if none does."""
+        entry = self._claim(routing_key)
+        return entry.key if entry else "unknown"
+
+    def _claim(self, routing_key: str) -> Entry | None:
+        claims = (entry for entry in self._prefixes if routing_key.startswith(entry.key))
+        return self._exact.get(routing_key) or next(claims, None)
+
+    @property
+    def containers_running(self) -> int:
+        """Containers that this node has started and that have not ended."""
+        return self._engine.running
 
     async def check(self) -> dict[str, str]:
         """Which executors cannot run on this node now, and why, by key."""

@@ -6,6 +6,7 @@ error. What other systems want to know of a task travels as log messages instead
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import structlog
@@ -14,6 +15,7 @@ from ulos_stream.errors import Fault
 
 LogEvent = Literal[
     "starting",
+    "listening",
     "waiting",
     "ready",
     "not ready",
@@ -43,6 +45,10 @@ class Log:
     def __init__(self) -> None:
         self._log = structlog.stdlib.get_logger("ulos_stream")
 
+    def about(self, **fields: str) -> AbstractContextManager[object]:
+        """Within it, and in what it starts, every line has these fields."""
+        return structlog.contextvars.bound_contextvars(**fields)
+
     def debug(self, event: LogEvent, **fields: object) -> None:
         """A step of normal work."""
         self._log.debug(event, **fields)
@@ -71,6 +77,7 @@ class Log:
 def configure_logging(level: str) -> None:
     """Send every log line of this process to standard error; libraries speak from WARNING up."""
     shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
