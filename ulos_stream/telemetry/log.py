@@ -38,6 +38,9 @@ LogEvent = Literal[
 ]
 """Every `event` that a log line of the node can have."""
 
+HEAD = ("timestamp", "level", "event", "task", "stage", "verdict", "code")
+"""What a line begins with, where it has it: what an eye that runs down a page of them looks for."""
+
 
 class Log:
     """Writes log lines; each names one of the events and adds fields to it."""
@@ -92,7 +95,12 @@ def configure_logging(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _head_first, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
@@ -100,3 +108,7 @@ def configure_logging(level: str) -> None:
         # A dropped connection is a page of tracebacks to them; the node says it in one line.
         logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.getLogger("ulos_stream").setLevel(level)
+
+
+def _head_first(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: fields[name] for name in (*HEAD, *fields) if name in fields}
