@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from receiver import Received, Receiver
-from world import Heard, World, a_tree, a_world
+from world import Heard, World, a_tree, a_world, ulos
 
 from ulos_stream.errors import ConfigurationError, StorageFault
 from ulos_stream.lab import Broker
@@ -85,10 +85,13 @@ async def test_a_task_over_five_hops_is_one_trace_of_five_stages_with_five_steps
     await world.listen("task.done")
 
     async with world.node(
-        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, ULOS_EXECUTORS_PATH=str(tmp_path / "executors"), ULOS_NODE="n-1"
+        OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        ULOS_EXECUTORS_PATH=str(tmp_path / "executors"),
+        ULOS_TRACE_FILE=str(tmp_path / "traces.jsonl"),
     ):
         await world.send(world.task(tree))
         heard = await world.hear_the_end(count=5)
+    drawn = await ulos("trace", "t-1", str(tmp_path / "traces.jsonl"))
 
     stages = receiver.in_order("CONSUMER")
     assert len({span.trace_id for span in receiver.spans}) == 1
@@ -102,6 +105,10 @@ async def test_a_task_over_five_hops_is_one_trace_of_five_stages_with_five_steps
     assert [stage.links for stage in stages] == [[], *([hop.span_id] for hop in hops[:-1])]
     [done] = [message for message in heard if message.key == "task.done"]
     assert parent_in(done) == (hops[-1].trace_id, hops[-1].span_id)
+    assert drawn.returncode == 0, drawn.stderr
+    assert [line.split()[0] for line in drawn.stdout.splitlines() if " PASS " in line] == keys
+    for step in (*STEPS, "send"):
+        assert drawn.stdout.count(f"\n  {step} ") == 5
 
 
 async def test_spans_are_named_and_described_by_the_conventions_for_rabbitmq(world: World, receiver: Receiver) -> None:

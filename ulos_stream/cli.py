@@ -4,10 +4,12 @@ import typer
 
 from ulos_stream import __version__
 from ulos_stream.commands import topology
+from ulos_stream.commands.trace import trace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 app.add_typer(topology.app, name="topology")
+app.command()(trace)
 
 
 def _version(wanted: bool) -> None:

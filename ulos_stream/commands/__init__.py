@@ -29,11 +29,11 @@ def run(command: Command) -> None:
     try:
         code = asyncio.run(command(*_read()))
     except ConfigurationError as wrong:
-        code = _complain(2, *wrong.mistakes)
+        code = complain(2, *wrong.mistakes)
     except TopologyMismatch as mismatch:
-        code = _complain(1, str(mismatch))
+        code = complain(1, str(mismatch))
     except BrokerFault as away:
-        code = _complain(3, str(away))
+        code = complain(3, str(away))
     raise typer.Exit(code)
 
 
@@ -42,7 +42,8 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(text))
 
 
-def _complain(code: int, *lines: str) -> int:
+def complain(code: int, *lines: str) -> int:
+    """Say each line on standard error; returns the exit code."""
     for line in lines:
         print(f"ulos: {plain(line)}", file=sys.stderr)
     return code
