@@ -1,5 +1,6 @@
 """A receiver of traces, as an OpenTelemetry collector is one: OTLP over HTTP, in protobuf."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from world import LIMIT_S
 
 KINDS = {1: "INTERNAL", 4: "PRODUCER", 5: "CONSUMER"}
 
@@ -39,7 +41,10 @@ class Receiver:
 
     url: str = ""
     spans: list[Received] = field(default_factory=list)
-    bodies: list[bytes] = field(default_factory=list)
+    refuses: bool = False
+    """Whether it tells whoever comes that they may not."""
+    _requests: int = 0
+    _came: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     def in_order(self, kind: str) -> list[Received]:
         """Spans of one kind, by when they began."""
@@ -47,6 +52,11 @@ class Receiver:
 
     def children(self, parent: Received, kind: str = "INTERNAL") -> list[Received]:
         return [span for span in self.in_order(kind) if span.parent_id == parent.span_id]
+
+    async def asked(self, times: int) -> None:
+        """Wait until it was sent so many requests."""
+        async with self._came, asyncio.timeout(LIMIT_S):
+            await self._came.wait_for(lambda: self._requests >= times)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Receiver"]:
@@ -64,9 +74,12 @@ class Receiver:
             await runner.cleanup()
 
     async def _receive(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.bodies.append(body)
-        for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+        async with self._came:
+            self._requests += 1
+            self._came.notify_all()
+        if self.refuses:
+            return web.Response(status=401)
+        for resource_spans in ExportTraceServiceRequest.FromString(await request.read()).resource_spans:
             resource = _plain(resource_spans.resource.attributes)
             for scope_spans in resource_spans.scope_spans:
                 self.spans += (_received(span, resource) for span in scope_spans.spans)

@@ -161,6 +161,20 @@ async def test_the_wait_in_the_queue_is_measured_between_our_nodes_and_where_a_s
     assert 99 < scraped.value("ulos_queue_wait_seconds_sum") < 99 + LIMIT_S
 
 
+async def test_what_came_back_from_a_node_that_was_killed_has_not_waited_in_the_queue_all_the_time(
+    world: World, scraped: Scraped
+) -> None:
+    async with world.node_process(ULOS_MOCK_DELAY_S="30"):
+        await world.send(world.task(a_tree("pass")), timestamp=time.time())
+        await world.hear(lambda heard: heard[-1].event == "downloaded")
+
+    async with a_node(world, scraped):
+        await world.hear_the_end()
+
+    assert scraped.value("ulos_stages_total", executor="pass", verdict="PASS") == 1
+    assert scraped.value("ulos_queue_wait_seconds_count") == 0
+
+
 async def test_what_runs_now_is_shown_while_it_runs(world: World, scraped: Scraped) -> None:
     async with a_node(world, scraped, ULOS_MOCK_DELAY_S="1", MESSAGE_BROKER_PREFETCH_COUNT="3"):
         await world.send(world.task(a_tree("pass")))

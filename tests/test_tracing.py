@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -9,15 +10,18 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from opentelemetry.exporter.otlp.json.file import FileSpanExporter
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from receiver import Received, Receiver
 from world import Heard, World, a_tree, a_world, ulos
 
-from ulos_stream.errors import ConfigurationError, StorageFault
+from ulos_stream.errors import ArtifactChanged, ConfigurationError, StorageFault
 from ulos_stream.lab import Broker
-from ulos_stream.telemetry import tracing
-from ulos_stream.telemetry.tracing import Tracing, exporters
+from ulos_stream.tasks import Verdict
+from ulos_stream.telemetry import Log, configure_logging, exporting, tracing
+from ulos_stream.telemetry.exporting import open_exporters
+from ulos_stream.telemetry.tracing import Tracing
 from ulos_stream.telemetry.watch import Arrival
 
 STEPS = ["download", "unpack", "execute", "pack", "upload"]
@@ -316,6 +320,24 @@ def test_the_cause_of_an_error_is_not_told_since_it_may_quote_a_password() -> No
     assert "hunter2" not in told
 
 
+def test_an_artifact_that_changed_meanwhile_is_no_error_of_the_upload_since_the_stage_begins_anew() -> None:
+    exporter = Kept()
+    watch = Tracing([exporter], node="n-1", server=("broker", 5672))
+
+    with watch.stage(AN_ARRIVAL, None) as end:
+        with pytest.raises(ArtifactChanged), watch.step("upload"):
+            raise ArtifactChanged("it is another one now")
+        end(Verdict.PASS)
+    watch.close()
+
+    upload, stage = exporter.spans
+    assert [event.attributes["exception.message"] for event in upload.events if event.attributes] == [
+        "it is another one now"
+    ]
+    assert upload.status.is_unset
+    assert stage.status.is_unset
+
+
 def test_a_name_without_a_utf_8_form_does_not_cost_the_other_spans() -> None:
     exporter = Kept()
     watch = Tracing([exporter], node="n-1", server=("broker", 5672))
@@ -343,6 +365,47 @@ async def test_a_collector_that_does_not_answer_holds_nobody_up(monkeypatch: pyt
     exporter.free.set()
 
     assert before == []
+
+
+def test_the_reason_for_lost_traces_is_the_first_that_the_exporter_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(FileSpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            for said in ("connection refused", "given up"):
+                logging.getLogger("opentelemetry.exporter").error(said)
+            return SpanExportResult.FAILURE
+
+    monkeypatch.setattr(exporting, "FileSpanExporter", Failing)
+    configure_logging("INFO")
+
+    [exporter] = open_exporters([], Path("/dev/null"), Log())
+    exporter.export([])
+    exporter.export([])
+    exporter.shutdown()
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert json.loads(line).items() >= {"event": "traces lost", "reason": "connection refused"}.items()
+
+
+async def test_a_collector_that_is_away_costs_one_line_with_the_reason_and_one_when_it_is_back(
+    world: World, receiver: Receiver
+) -> None:
+    receiver.refuses = True
+    async with world.node_process(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="50") as node:
+        await node.says("ready")
+        await world.send(world.task(a_tree("pass")), "m-1")
+        lost = await node.says("traces lost")
+        await world.send(world.task(a_tree("pass")), "m-2")
+        await receiver.asked(times=2)
+        receiver.refuses = False
+        await world.send(world.task(a_tree("pass")), "m-3")
+        await node.says("traces back")
+
+    assert lost["level"] == "warning"
+    assert "401" in lost["reason"]
+    assert [line["event"] for line in node.lines].count("traces lost") == 1
+    assert not any("export" in line["event"] for line in node.lines)
 
 
 # Whether there are any
@@ -376,7 +439,7 @@ async def test_a_trace_file_has_one_request_a_line_in_otlp_json(world: World, tm
 
 def test_an_exporter_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigurationError, match="OTEL_TRACES_EXPORTER: no exporter 'zipkin' is installed"):
-        exporters(["zipkin"], None)
+        open_exporters(["zipkin"], None, Log())
 
 
 def test_an_exporter_that_does_not_start_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,9 +450,9 @@ def test_an_exporter_that_does_not_start_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(ConfigurationError, match="OTEL_TRACES_EXPORTER: lame does not start: No module named 'lame'"):
-        exporters(["lame"], None)
+        open_exporters(["lame"], None, Log())
 
 
 def test_a_trace_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"ULOS_TRACE_FILE: cannot write .*: No such file or directory"):
-        exporters([], tmp_path / "nowhere" / "traces.jsonl")
+        open_exporters([], tmp_path / "nowhere" / "traces.jsonl", Log())

@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastStream:
         except UnknownExecutor as unknown:
             raise ConfigurationError(f"ULOS_REQUIRE_EXECUTORS: {unknown}") from unknown
     metrics = _open_metrics(settings, executors)
-    watch = _open_watch(settings, metrics)
+    watch = _open_watch(settings, metrics, log)
     directory = NodeDirectory(settings.node.work_dir, settings.node.node)
     pipeline = Pipeline(
         storage=storage,
@@ -234,14 +234,15 @@ def _open_metrics(settings: Settings, executors: Registry) -> "Metrics | None":
     return Metrics((entry.key for entry in executors), executors.name_of)
 
 
-def _open_watch(settings: Settings, metrics: "Metrics | None") -> Watch:
+def _open_watch(settings: Settings, metrics: "Metrics | None", log: Log) -> Watch:
     names, file = settings.telemetry.exporters, settings.node.trace_file
     if not names and file is None:
         return metrics or Unwatched()
-    from ulos_stream.telemetry.tracing import Tracing, exporters
+    from ulos_stream.telemetry.exporting import open_exporters
+    from ulos_stream.telemetry.tracing import Tracing
 
     server = (settings.broker.host, settings.broker.port)
-    tracing = Tracing(exporters(names, file), node=settings.node.node, server=server)
+    tracing = Tracing(open_exporters(names, file, log), node=settings.node.node, server=server)
     return tracing if metrics is None else Both(tracing, metrics)
 
 

@@ -30,6 +30,8 @@ LogEvent = Literal[
     "connection back",
     "event unroutable",
     "event lost",
+    "traces lost",
+    "traces back",
     "crash report held",
     "settlement lost",
     "executor unavailable",

@@ -13,13 +13,10 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import entry_points
-from pathlib import Path
 
 import structlog
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.json.file import FileSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -27,15 +24,13 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ulos_stream import __version__
-from ulos_stream.errors import ArtifactChanged, ConfigurationError, Crash, Fault
+from ulos_stream.errors import ArtifactChanged, Crash, Fault
 from ulos_stream.tasks import Hop, Task, Verdict
 from ulos_stream.telemetry.watch import Arrival, End, Message, Step, Transfer
 
 FLUSH_S = 5.0
 """Longest wait at shutdown for spans that are not exported yet, in seconds."""
 W3C = TraceContextTextMapPropagator()
-ALIASES = {"otlp": "otlp_proto_http"}
-"""Names that `OTEL_TRACES_EXPORTER` has for exporters, where the entry point has another."""
 
 
 class Tracing:
@@ -148,29 +143,6 @@ class Tracing:
             **({"messaging.rabbitmq.destination.routing_key": _encodable(routing_key)} if routing_key else {}),
             **({"messaging.message.conversation_id": _encodable(correlation_id)} if correlation_id else {}),
         }
-
-
-def exporters(names: Sequence[str], file: Path | None) -> list[SpanExporter]:
-    """The exporters that `OTEL_TRACES_EXPORTER` names, and one that writes OTLP JSON lines to `file`.
-
-    Raises:
-        ConfigurationError: One of them is not installed, or does not work with the other `OTEL_*` variables.
-    """
-    found: list[SpanExporter] = []
-    for name in names:
-        points = entry_points(group="opentelemetry_traces_exporter", name=ALIASES.get(name, name))
-        if not points:
-            raise ConfigurationError(f"OTEL_TRACES_EXPORTER: no exporter {name!r} is installed")
-        try:
-            found.append(next(iter(points)).load()())
-        except Exception as wrong:  # a foreign package may raise anything
-            raise ConfigurationError(f"OTEL_TRACES_EXPORTER: {name} does not start: {wrong}") from wrong
-    if file is not None:
-        try:
-            found.append(FileSpanExporter(file))
-        except OSError as closed:
-            raise ConfigurationError(f"ULOS_TRACE_FILE: cannot write {file}: {closed.strerror}") from closed
-    return found
 
 
 def _note(span: Span, error: BaseException) -> None:
