@@ -32,7 +32,7 @@ routing_key = "hello"
 description = "Says hello."
 image = "{image}"
 command = ["run"]
-mount = "/work"
+mount = "/mnt/files"
 passes = "exit-code"
 """
 
