@@ -149,12 +149,13 @@ class World:
         """A node in this process, from ready to drained."""
         with patch.dict(os.environ, self.environment(**changes), clear=True):
             app = create_app(read_settings())
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                await app.start()
-            yield
-        finally:
-            await app.stop()
+        async with app.lifespan_context():
+            try:
+                async with asyncio.timeout(LIMIT_S):
+                    await app.start()
+                yield
+            finally:
+                await app.stop()
 
     @contextlib.asynccontextmanager
     async def node_process(self, program: str | None = None, **changes: str) -> AsyncIterator["NodeProcess"]:

@@ -8,7 +8,10 @@
 import asyncio
 import functools
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from faststream import FastStream
@@ -30,14 +33,21 @@ from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 from ulos_stream.telemetry import Log, configure_logging
+from ulos_stream.telemetry.watch import Both, Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory
+
+if TYPE_CHECKING:
+    from ulos_stream.http import HttpSide
+    from ulos_stream.telemetry.metrics import Metrics
+
+T = TypeVar("T")
 
 
 def create_app(settings: Settings) -> FastStream:
     """The FastStream application of a node; does no I/O until it runs.
 
     Raises:
-        ConfigurationError: A certificate file or an executor's descriptor is wrong.
+        ConfigurationError: A certificate file, an executor's descriptor or an exporter of traces is wrong.
     """
     log = Log()
     consuming, publishing = _open_broker(settings, log), _open_broker(settings, log)
@@ -48,6 +58,8 @@ def create_app(settings: Settings) -> FastStream:
             executors.find(key)
         except UnknownExecutor as unknown:
             raise ConfigurationError(f"ULOS_REQUIRE_EXECUTORS: {unknown}") from unknown
+    metrics = _open_metrics(settings, executors)
+    watch = _open_watch(settings, metrics, log)
     directory = NodeDirectory(settings.node.work_dir, settings.node.node)
     pipeline = Pipeline(
         storage=storage,
@@ -58,8 +70,9 @@ def create_app(settings: Settings) -> FastStream:
         journal_key=_journal_key(settings),
         fault_budget_s=settings.node.fault_budget_s,
         report_fault=log.fault,
+        watch=watch,
     )
-    node = Node(settings, consuming, publishing, pipeline, log)
+    node = Node(settings, consuming, publishing, pipeline, log, watch)
     readiness = Readiness(
         {
             "consuming": node.check,
@@ -70,7 +83,25 @@ def create_app(settings: Settings) -> FastStream:
         },
         log,
     )
+    http = None if metrics is None else _open_http(settings, metrics, readiness, executors)
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
+
+    @asynccontextmanager
+    async def serve() -> AsyncIterator[None]:
+        """Be seen from before the node waits for the world until its last stage has ended."""
+        configure_logging(settings.node.log_level)
+        if http is None:
+            yield
+            return
+        try:
+            await http.start()
+        except ConfigurationError as wrong:
+            _refuse(wrong)
+        log.info("listening", host=settings.node.http_host, port=settings.node.http_port)
+        try:
+            yield
+        finally:
+            await http.stop()
 
     async def begin() -> None:
         try:
@@ -81,19 +112,26 @@ def create_app(settings: Settings) -> FastStream:
 
     async def wait_for_the_world() -> None:
         """Consume nothing before everything that a stage needs is there."""
-        configure_logging(settings.node.log_level)
         log.info("starting", node=settings.node.node, queue=settings.broker.consumption_queue)
         if settings.node.journal_key is None:
             log.info("journal key derived", note="from the passwords; set ULOS_JOURNAL_KEY on all nodes to change them")
-        await wait_for(lambda: asyncio.to_thread(directory.open), log.waiting)
+        await need(lambda: asyncio.to_thread(directory.open))
         await _sweep(directory, executors, log)
-        await wait_for(lambda: connecting.start(publishing), log.waiting)
-        await wait_for(storage.check, log.waiting)
-        await wait_for(lambda: executors.insist(settings.node.require_executors), log.waiting)
+        await need(lambda: connecting.start(publishing))
+        await need(storage.check)
+        await need(lambda: executors.insist(settings.node.require_executors))
         for key, reason in (await executors.check()).items():
             log.warning("executor unavailable", executor=key, reason=reason)
         queue = settings.broker.consumption_queue
-        await wait_for(lambda: connecting.find_queue(consuming, queue), log.waiting)
+        await need(lambda: connecting.find_queue(consuming, queue))
+
+    async def need(part: Callable[[], Awaitable[T]]) -> None:
+        readiness.wait("the node is starting")
+        await wait_for(part, wait)
+
+    def wait(reason: str) -> None:
+        readiness.wait(reason)
+        log.waiting(reason)
 
     async def say_ready() -> None:
         log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
@@ -103,6 +141,7 @@ def create_app(settings: Settings) -> FastStream:
         await asyncio.to_thread(directory.close)
         await storage.aclose()
         await executors.aclose()
+        await asyncio.to_thread(watch.close)
         log.info("stopped")
 
     # Brokers start and stop in this order: deliveries end before the publisher goes. That the
@@ -111,6 +150,7 @@ def create_app(settings: Settings) -> FastStream:
         consuming,
         publishing,
         logger=None,
+        lifespan=serve,
         on_startup=[begin],
         after_startup=[say_ready],
         on_shutdown=[readiness.stop, connecting.stop, node.drain],
@@ -200,14 +240,49 @@ def find_executors(node: NodeSettings) -> Registry:
     )
 
 
+def _open_metrics(settings: Settings, executors: Registry) -> "Metrics | None":
+    if settings.node.http_port is None:
+        return None
+    from ulos_stream.telemetry.metrics import Metrics
+
+    return Metrics((entry.key for entry in executors), executors.name_of)
+
+
+def _open_watch(settings: Settings, metrics: "Metrics | None", log: Log) -> Watch:
+    names, file = settings.telemetry.exporters, settings.node.trace_file
+    if not names and file is None:
+        return metrics or Unwatched()
+    from ulos_stream.telemetry.exporting import open_exporters
+    from ulos_stream.telemetry.tracing import Tracing
+
+    server = (settings.broker.host, settings.broker.port)
+    tracing = Tracing(open_exporters(names, file, log), node=settings.node.node, server=server)
+    return tracing if metrics is None else Both(tracing, metrics)
+
+
+def _open_http(settings: Settings, metrics: "Metrics", readiness: Readiness, executors: Registry) -> "HttpSide":
+    from ulos_stream.http import HttpSide
+
+    metrics.gauge("ulos_stages_limit", "Most stages at once.", lambda: settings.stages_at_once)
+    metrics.gauge("ulos_containers_running", "Containers of stages.", lambda: executors.containers_running)
+    metrics.gauge("ulos_ready", "Whether the node can do its work now.", lambda: not readiness.reasons)
+    metrics.checks(readiness.names, readiness.passes)
+    return HttpSide(settings, readiness, metrics, executors)
+
+
 @functools.cache
 def _app_from_environment() -> FastStream:
     try:
         return create_app(read_settings())
     except ConfigurationError as wrong:
-        for mistake in wrong.mistakes:
-            print(f"ulos-stream: {mistake}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _refuse(wrong)
+
+
+def _refuse(wrong: ConfigurationError) -> NoReturn:
+    """End the process, with a line for each mistake."""
+    for mistake in wrong.mistakes:
+        print(f"ulos-stream: {mistake}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def __getattr__(name: str) -> FastStream:

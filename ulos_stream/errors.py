@@ -141,11 +141,18 @@ class InternalError(Crash):
 
 
 class Fault(UlosError):
-    """The infrastructure failed, not the task. Retried, never blamed on the task."""
+    """The infrastructure failed, not the task. Retried, never blamed on the task.
+
+    `kind` says in a word which part of it, for traces and metrics.
+    """
+
+    kind = "other"
 
 
 class BrokerFault(Fault):
     """The broker is away, refused or did not confirm: the outcome of a publish is unknown."""
+
+    kind = "broker"
 
 
 class ManagementFault(Fault):
@@ -155,13 +162,19 @@ class ManagementFault(Fault):
 class StorageFault(Fault):
     """The storage is away, refused or broke off a transfer."""
 
+    kind = "storage"
+
 
 class EngineFault(Fault):
     """The container engine is away or broke off a call."""
 
+    kind = "engine"
+
 
 class NodeFault(Fault):
     """This node's own disk is full or broken."""
+
+    kind = "node"
 
 
 def _one_line(text: str) -> str:

@@ -11,6 +11,7 @@ deliveries on it are cancelled, the work goes on, and the redelivery joins it by
 """
 
 import asyncio
+import contextvars
 import time
 import uuid
 from collections import OrderedDict
@@ -26,7 +27,7 @@ from ulos_stream.errors import Crash, InternalError, MalformedMessage
 from ulos_stream.events import StageEvents
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
-from ulos_stream.publishing import Outbox
+from ulos_stream.publishing import SENT_AT, Outbox
 from ulos_stream.settings import Settings
 from ulos_stream.tasks import (
     Hop,
@@ -40,6 +41,7 @@ from ulos_stream.tasks import (
     parse_task,
 )
 from ulos_stream.telemetry import Log
+from ulos_stream.telemetry.watch import Arrival, End, Watch
 
 REMEMBERED_OUTCOMES = 1_000
 DETACH_S = 5.0
@@ -54,6 +56,8 @@ class Outcome:
     """Acknowledge; otherwise reject."""
     events: StageEvents | None
     """None for a message that is no task."""
+    context: contextvars.Context
+    """Of the stage: what log lines say of it, and its trace."""
 
 
 StageKey = tuple[str, str]
@@ -70,16 +74,24 @@ class Node:
             must not touch deliveries.
         pipeline: Carries the stages out.
         log: The node's own log lines.
+        watch: Follows every stage.
     """
 
     def __init__(
-        self, settings: Settings, consuming: RabbitBroker, publishing: RabbitBroker, pipeline: Pipeline, log: Log
+        self,
+        settings: Settings,
+        consuming: RabbitBroker,
+        publishing: RabbitBroker,
+        pipeline: Pipeline,
+        log: Log,
+        watch: Watch,
     ) -> None:
         broker = settings.broker
         self._settings = settings
         self._consuming = consuming
         self._pipeline = pipeline
         self._log = log
+        self._watch = watch
         self._running: dict[StageKey, asyncio.Task[Outcome]] = {}
         self._ended: OrderedDict[StageKey, Outcome] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -127,6 +139,7 @@ class Node:
             timeout_s=settings.node.publish_timeout_s,
             fault_budget_s=settings.node.fault_budget_s,
             log=log,
+            watch=watch,
         )
 
     async def receive(self, body: bytes) -> None:
@@ -138,7 +151,7 @@ class Node:
             message: RabbitMessage = self._consuming.context.get_local("message")
             origin = _origin(message.raw_message)
             key = (origin.stage_id, origin.body_sha256)
-            outcome = await self._outcome(key, origin)
+            outcome = await self._outcome(key, origin, _arrival(message.raw_message, origin, self._queue.name))
             await self._settle(message, key, origin, outcome)
         finally:
             self._deliveries.discard(delivery)
@@ -171,7 +184,7 @@ class Node:
             stage.cancel()
         await asyncio.gather(*stages, return_exceptions=True)
 
-    async def _outcome(self, key: StageKey, origin: Origin) -> Outcome:
+    async def _outcome(self, key: StageKey, origin: Origin, arrival: Arrival) -> Outcome:
         """The outcome of the message's stage, which runs once however often it is delivered.
 
         A copy that the hop before published twice carries the same id and is absorbed here. A
@@ -182,7 +195,7 @@ class Node:
             return ended
         stage = self._running.get(key) if origin.has_id or origin.redelivered else None
         if stage is None:
-            stage = asyncio.create_task(self._carry_out(origin))
+            stage = asyncio.create_task(self._carry_out(origin, arrival))
             self._running[key] = stage
             stage.add_done_callback(lambda ended: self._remember(key, ended))
         return await asyncio.shield(stage)
@@ -199,33 +212,41 @@ class Node:
             while len(self._ended) > REMEMBERED_OUTCOMES:
                 self._ended.popitem(last=False)
 
-    async def _carry_out(self, origin: Origin) -> Outcome:
+    async def _carry_out(self, origin: Origin, arrival: Arrival) -> Outcome:
         """One stage, from the received body to the last confirmation before the settlement."""
         message_id = origin.message_id
         try:
             task = parse_task(origin.body, self._settings.node.max_timeout_s)
         except MalformedMessage as crash:
-            self._log.warning("message malformed", message=message_id, reason=str(crash))
-            await self.outbox.report_crash(malformed_message(origin.body, crash), message_id)
-            return Outcome(done=False, events=None)
+            with self._watch.stage(arrival, None) as end, self._log.about(message=message_id):
+                end(crash)
+                self._log.warning("message malformed", reason=str(crash))
+                await self.outbox.report_crash(malformed_message(origin.body, crash), message_id)
+                return Outcome(False, None, contextvars.copy_context())
+        about = {"task": task.task_id, "stage": task.routing_tree.routing_key, "message": message_id}
+        with self._watch.stage(arrival, task) as end, self._log.about(**about):
+            return await self._carry_out_task(task, origin, end)
 
+    async def _carry_out_task(self, task: Task, origin: Origin, end: End) -> Outcome:
+        message_id, context = origin.message_id, contextvars.copy_context()
         events = StageEvents(task, message_id, self._settings.node.node, self.outbox.log_event)
         started = time.monotonic()
-        about = {"task": task.task_id, "stage": task.routing_tree.routing_key, "message": message_id}
-        self._log.debug("stage started", **about)
+        self._log.debug("stage started")
         events.emit("received", f"received by {self._settings.node.node}")
         try:
             verdict = await self._run(task, origin, events)
         except Crash as crash:
+            end(crash)
             say = self._log.error if isinstance(crash, InternalError) else self._log.warning
-            say("stage crashed", **about, code=crash.code, reason=str(crash), exc_info=isinstance(crash, InternalError))
+            say("stage crashed", code=crash.code, reason=str(crash), exc_info=isinstance(crash, InternalError))
             await self.outbox.report_crash(crash_message(task, crash), message_id)
             events.emit("crashed", f"{crash.code}: {crash}")
             await events.confirmed()
-            return Outcome(done=False, events=events)
+            return Outcome(False, events, context)
+        end(verdict)
         await events.confirmed()
-        self._log.info("stage ended", **about, verdict=verdict, seconds=round(time.monotonic() - started, 3))
-        return Outcome(done=True, events=events)
+        self._log.info("stage ended", verdict=verdict, seconds=round(time.monotonic() - started, 3))
+        return Outcome(True, events, context)
 
     async def _run(self, task: Task, origin: Origin, events: StageEvents) -> Verdict:
         """Carry the stage out and hand the task over to its next hop, if there is one."""
@@ -254,7 +275,7 @@ class Node:
             await (message.ack() if outcome.done else message.reject(requeue=requeue))
         except (AMQPError, RuntimeError) as lost:
             # The channel is gone; the redelivery finds the outcome remembered and settles it.
-            self._log.warning("settlement lost", message=origin.message_id, reason=str(lost))
+            outcome.context.run(self._log.warning, "settlement lost", reason=str(lost))
             return
         if requeue:
             self._ended.pop(key, None)
@@ -280,4 +301,21 @@ def _origin(raw: AbstractIncomingMessage) -> Origin:
         has_id=bool(raw.message_id),
         redelivered=bool(raw.redelivered),
         deliveries=count if isinstance(count, int) else 0,
+    )
+
+
+def _arrival(raw: AbstractIncomingMessage, origin: Origin, queue: str) -> Arrival:
+    sent_at_ms = raw.headers.get(SENT_AT)
+    if isinstance(sent_at_ms, int):
+        sent_at_s: float | None = sent_at_ms / 1000
+    else:
+        sent_at_s = raw.timestamp.timestamp() if raw.timestamp else None
+    return Arrival(
+        message_id=origin.message_id,
+        correlation_id=raw.correlation_id,
+        queue=queue,
+        exchange=raw.exchange or "",
+        routing_key=raw.routing_key or "",
+        headers=raw.headers,
+        sent_at_s=None if origin.redelivered else sent_at_s,
     )

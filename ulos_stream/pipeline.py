@@ -24,6 +24,7 @@ from ulos_stream.retry import retry
 from ulos_stream.routing import is_poison
 from ulos_stream.storage import Storage, Version
 from ulos_stream.tasks import Event, Task, Verdict
+from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
 
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Pipeline:
     fault_budget_s: float
     """Seconds for which a fault is retried in each step."""
     report_fault: Callable[[Fault, float], None]
+    watch: Watch = field(default_factory=Unwatched)
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def run(self, task: Task, origin: Origin, report: Report) -> Done:
@@ -68,12 +70,15 @@ class Pipeline:
                     await finish(asyncio.to_thread(space.remove))
 
     async def _carry_out(self, task: Task, origin: Origin, space: Workspace, report: Report) -> Done:
-        version = await self._retry(lambda: self.storage.download(task.file_path, space.artifact))
+        with self.watch.step("download"):
+            version = await self._retry(lambda: self.storage.download(task.file_path, space.artifact))
+            self.watch.transferred("download", version.size)
         report("downloaded", f"downloaded {task.file_path}")
 
         known, done = await self._retry(lambda: self._look(task, origin, space))
         if done is not None:
             await self._tidy(task, origin)
+            self.watch.skipped()
             report(_EVENTS[done.verdict], f"the verdict was {done.verdict}", done.verdict)
             report("uploaded", f"uploaded {task.file_path} before", done.verdict)
             return done
@@ -84,7 +89,9 @@ class Pipeline:
         verdict = await self._retry(lambda: self._process(task, origin, executor, known, space))
         report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
-        await self._upload(task, origin, space, version)
+        with self.watch.step("upload"):
+            await self._upload(task, origin, space, version)
+            self.watch.transferred("upload", space.result.stat().st_size)
         report("uploaded", f"uploaded {task.file_path}", verdict)
         return Done(origin.message_id, verdict)
 
@@ -133,13 +140,16 @@ class Pipeline:
                 if task.timeout == 0:
                     raise StageTimeout("a timeout of 0 s leaves no time to execute anything")
                 async with asyncio.timeout(task.timeout):
-                    given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
-                    verdict = await executor.run(job)
+                    with self.watch.step("unpack"):
+                        given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
+                    with self.watch.step("execute"):
+                        verdict = await executor.run(job)
                     await self.directory.check()  # what ran on a full disk is not to blame for its verdict
                     output.close()
                     sign = partial(self._sign, known, origin, tree.routing_key, job, verdict, given)
                     pack = partial(archive.pack, space.files, space.result, extra, self.limits, journal=sign)
-                    await _in_thread(pack)
+                    with self.watch.step("pack"):
+                        await _in_thread(pack)
                     return verdict
             except TimeoutError as late:
                 raise StageTimeout(f"not done within {task.timeout} s", output_tail=output.tail()) from late
@@ -168,7 +178,11 @@ class Pipeline:
         )
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
-        return await retry(step, budget_s=self.fault_budget_s, report=self.report_fault)
+        def report(fault: Fault, wait_s: float) -> None:
+            self.watch.fault(fault)
+            self.report_fault(fault, wait_s)
+
+        return await retry(step, budget_s=self.fault_budget_s, report=report)
 
 
 _EVENTS: dict[Verdict, Event] = {Verdict.PASS: "passed", Verdict.FAIL: "failed"}

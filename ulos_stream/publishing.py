@@ -7,7 +7,8 @@ message id.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelNotFoundEntity, PublishError
@@ -19,7 +20,12 @@ from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
 from ulos_stream.retry import retry, wait_for
 from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, TaskLog, Wire, hop_of
 from ulos_stream.telemetry import Log
+from ulos_stream.telemetry.watch import Watch
 from ulos_stream.topology import check_connection, exchange, find_exchange
+
+Headers = Mapping[str, str | int]
+SENT_AT = "timestamp_in_ms"
+"""Header of every hop: when it was sent, in ms since 1970. RabbitMQ's own time stamps have this name too."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -39,6 +45,7 @@ class Outbox:
     """Seconds to wait for the confirmation of one publish."""
     fault_budget_s: float
     log: Log
+    watch: Watch
     unroutable_events: int = 0
     """Log messages that no queue took."""
     held_reports: set[str] = field(default_factory=set)
@@ -55,14 +62,16 @@ class Outbox:
             FaultBudgetSpent: The broker did not confirm it in time; it may have it all the same.
         """
         hop = hop_of(task.routing_tree)
-        if hop.exchange and hop.exchange not in self._known_exchanges:
-            await self._persistently(lambda: find_exchange(self.broker, hop.exchange))
-            self._known_exchanges.add(hop.exchange)
-        try:
-            await self._persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id))
-        except Unroutable:
-            self._known_exchanges.discard(hop.exchange)
-            raise
+        with self.watch.publish("hop", hop, hop_id, message_id) as watched:
+            headers: Headers = {**watched, SENT_AT: time.time_ns() // 1_000_000}
+            if hop.exchange and hop.exchange not in self._known_exchanges:
+                await self._persistently(lambda: find_exchange(self.broker, hop.exchange))
+                self._known_exchanges.add(hop.exchange)
+            try:
+                await self._persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id, headers))
+            except Unroutable:
+                self._known_exchanges.discard(hop.exchange)
+                raise
 
     async def report_crash(self, report: TaskCrash | MalformedCrash, message_id: str) -> None:
         """Publish a crash report, however long that takes: the message is held, unsettled, until the broker has it."""
@@ -70,9 +79,10 @@ class Outbox:
 
         async def attempt() -> None:
             try:
-                await self._persistently(
-                    lambda: self._publish(self.crashes, report, self.crash_hop, crash_id, message_id)
-                )
+                with self.watch.publish("crash", self.crash_hop, crash_id, message_id) as headers:
+                    await self._persistently(
+                        lambda: self._publish(self.crashes, report, self.crash_hop, crash_id, message_id, headers)
+                    )
             except (Unroutable, FaultBudgetSpent) as unpublished:
                 raise BrokerFault(str(unpublished)) from unpublished
 
@@ -88,7 +98,10 @@ class Outbox:
     async def log_event(self, event: TaskLog, event_id: str, message_id: str) -> None:
         """Publish a log message. A broker without a place for it costs the task nothing."""
         try:
-            await self._persistently(lambda: self._publish(self.logs, event, self.logs_hop, event_id, message_id))
+            with self.watch.publish("event", self.logs_hop, event_id, message_id) as headers:
+                await self._persistently(
+                    lambda: self._publish(self.logs, event, self.logs_hop, event_id, message_id, headers)
+                )
         except Unroutable as nowhere:
             self.unroutable_events += 1
             if self.unroutable_events == 1:
@@ -111,16 +124,29 @@ class Outbox:
     async def _persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
         def report(fault: Fault, wait_s: float) -> None:
             self.fault = str(fault)
+            self.watch.fault(fault)
             self.log.fault(fault, wait_s)
 
         await retry(attempt, budget_s=self.fault_budget_s, report=report)
         self.fault = ""
 
     async def _publish(
-        self, publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str
+        self,
+        publisher: RabbitPublisher,
+        message: Wire,
+        hop: Hop,
+        message_id: str,
+        correlation_id: str,
+        headers: Headers,
     ) -> None:
         await publish(
-            publisher, message, hop, message_id=message_id, correlation_id=correlation_id, timeout_s=self.timeout_s
+            publisher,
+            message,
+            hop,
+            message_id=message_id,
+            correlation_id=correlation_id,
+            headers=headers,
+            timeout_s=self.timeout_s,
         )
 
 
@@ -131,6 +157,7 @@ async def publish(
     *,
     message_id: str,
     correlation_id: str,
+    headers: Headers,
     timeout_s: float,
 ) -> None:
     """Publish `message`, persistent, to `hop` through a declared publisher, and await the confirmation.
@@ -141,6 +168,7 @@ async def publish(
         hop: Where it goes.
         message_id: Deterministic, so that a second attempt can be recognised.
         correlation_id: Id of the incoming message that this one follows from.
+        headers: AMQP headers; not altered.
         timeout_s: Seconds to wait. FastStream takes a timeout of its own and ignores it.
 
     Raises:
@@ -155,6 +183,7 @@ async def publish(
                 routing_key=hop.routing_key,
                 message_id=message_id,
                 correlation_id=correlation_id,
+                headers=dict(headers),
                 content_type="application/json",
                 persist=True,
             )

@@ -27,14 +27,32 @@ class Readiness:
         self.reasons: dict[str, str] = {}
         self._checks = checks
         self._log = log
+        self._looking = False
         self._watching: asyncio.Task[None] | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """Of all checks."""
+        return list(self._checks)
+
+    def passes(self, name: str) -> bool:
+        """Whether this check passed when it was last made; none has before the start, nor after the end."""
+        return self._looking and name not in self.reasons
+
+    def wait(self, reason: str) -> None:
+        """Not ready yet, before the first look, for this reason."""
+        self.reasons = {"start": reason}
+
     def start(self) -> None:
-        """Begin to look, in the background."""
+        """Ready; begin to look, in the background."""
+        self.reasons = {}
+        self._looking = True
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Look no more. Idempotent."""
+        """Look no more: the node takes no more work. Idempotent."""
+        self._looking = False
+        self.reasons = {"stop": "the node is stopping"}
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.gather(self._watching, return_exceptions=True)

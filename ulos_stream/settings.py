@@ -153,8 +153,39 @@ class Node(BaseSettings):
     derived from the broker's and the storage's passwords by default."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the node's own log lines, on standard error."""
+    http_port: Port | None = None
+    """Port that serves `/health/live`, `/health/ready`, `/metrics` and `/info`; by default a node binds none."""
+    http_host: Name = "127.0.0.1"
+    """Address that the port is bound on; what it serves asks nobody for a password."""
+    trace_file: Path | None = None
+    """File to which traces are appended as OTLP JSON lines, for `ulos trace`; give each node its own."""
     archive: Limits = Limits()
     """`ULOS_ARCHIVE_*`: limits on archives."""
+
+
+class OpenTelemetry(BaseSettings):
+    """`OTEL_*`: whether traces are exported. Everything else in them is read by OpenTelemetry's own code."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    sdk_disabled: bool = False
+    traces_exporter: str | None = None
+    """Names, separated by `,`; by default `otlp` where an endpoint is set, else `none`."""
+    exporter_otlp_endpoint: str | None = None
+    exporter_otlp_traces_endpoint: str | None = None
+    exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
+    exporter_otlp_traces_protocol: Literal["http/protobuf"] = "http/protobuf"
+
+    @property
+    def exporters(self) -> tuple[str, ...]:
+        """Names of the exporters that are wanted; empty when nothing is exported."""
+        if self.sdk_disabled:
+            return ()
+        wanted = self.traces_exporter
+        if wanted is None:
+            wanted = "otlp" if self.exporter_otlp_endpoint or self.exporter_otlp_traces_endpoint else "none"
+        names = (name.strip() for name in wanted.split(","))
+        return tuple(name for name in names if name not in ("", "none"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +196,7 @@ class Settings:
     storage: RemoteStorage | None
     """None when `ULOS_STORAGE_URL` names a folder."""
     node: Node
+    telemetry: OpenTelemetry
 
     @property
     def stages_at_once(self) -> int:
@@ -183,9 +215,10 @@ def read_settings() -> Settings:
     node = _read(Node, mistakes)
     on_ftp = node is None or node.storage_url.startswith("ftp")
     storage = _read(RemoteStorage, mistakes) if on_ftp else None
-    if mistakes or broker is None or node is None:
+    telemetry = _read(OpenTelemetry, mistakes)
+    if mistakes or broker is None or node is None or telemetry is None:
         raise ConfigurationError(*mistakes)
-    return Settings(broker, storage, node)
+    return Settings(broker, storage, node, telemetry)
 
 
 def read_node_settings() -> Node:

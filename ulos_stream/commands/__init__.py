@@ -47,11 +47,11 @@ def conclude(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     try:
         code = asyncio.run(command())
     except ConfigurationError as wrong:
-        code = _complain(2, *wrong.mistakes)
+        code = complain(2, *wrong.mistakes)
     except (TopologyMismatch, Unroutable) as mismatch:
-        code = _complain(1, str(mismatch))
+        code = complain(1, str(mismatch))
     except (Fault, ServiceMissing, ServiceFailed) as away:
-        code = _complain(3, str(away))
+        code = complain(3, str(away))
     raise typer.Exit(code)
 
 
@@ -72,6 +72,13 @@ def plain(text: object) -> str:
 def one_line(text: object) -> str:
     """The same, in one line."""
     return " ".join(plain(text).split())
+
+
+def complain(code: int, *lines: str) -> int:
+    """Say each line on standard error; returns the exit code."""
+    for line in lines:
+        print(f"ulos: {plain(line)}", file=sys.stderr)
+    return code
 
 
 def console() -> "Console":
@@ -110,9 +117,3 @@ def places_of(broker: "MessageBroker") -> "Places":
         logs=Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key),
         crashes=Hop(exchange=broker.crash_exchange, routing_key=broker.crash_routing_key),
     )
-
-
-def _complain(code: int, *lines: str) -> int:
-    for line in lines:
-        print(f"ulos: {plain(line)}", file=sys.stderr)
-    return code

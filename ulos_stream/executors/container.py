@@ -69,7 +69,8 @@ class ContainerExecutor:
         creating = asyncio.create_task(self._create(job))
         try:
             container = await asyncio.shield(creating)
-            exit_code = await self._execute(container, job)
+            with self._engine.counted():
+                exit_code = await self._execute(container, job)
             await finish(asyncio.to_thread(settle, job.directory))
             verdict = judge(self._descriptor, exit_code, job.directory)
             if verdict is Verdict.FAIL and await self._engine.was_killed(container):

@@ -65,6 +65,8 @@ class Engine:
         self.node = node
         self.cpus = 1.0
         """Cores that the engine has; known once it has answered."""
+        self.running = 0
+        """Containers that have been started, and are waited for."""
         self._host = host
         self._call_s = call_s
         self._docker: Docker | None = None
@@ -101,6 +103,15 @@ class Engine:
             raise self._away(f"the container engine at {self._host} does not answer") from exc
         except (aiohttp.ClientError, OSError, AssertionError, ValueError) as exc:
             raise self._away(f"the container engine broke off: {exc or type(exc).__name__}") from exc
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count one container as running."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
 
     async def runtimes(self) -> list[str]:
         """Names of the OCI runtimes that the engine has now."""

@@ -76,6 +76,16 @@ class Registry:
             return entry.executor
         raise UnknownExecutor(f"no executor claims the routing key {routing_key!r}; this node knows {len(self)}")
 
+    def name_of(self, routing_key: str) -> str:
+        """The key, or the prefix, by which an executor claims this routing key; "unknown" if none does."""
+        entry = self.claim(routing_key)
+        return entry.key if entry else "unknown"
+
+    @property
+    def containers_running(self) -> int:
+        """Containers that this node has started and that have not ended."""
+        return self._engine.running
+
     async def check(self) -> dict[str, str]:
         """Which executors cannot run on this node now, and why, by key."""
         reasons = await asyncio.gather(*(_look(entry.executor) for entry in self))

@@ -6,6 +6,7 @@ error. What other systems want to know of a task travels as log messages instead
 
 import logging
 import sys
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import structlog
@@ -14,6 +15,7 @@ from ulos_stream.errors import Fault
 
 LogEvent = Literal[
     "starting",
+    "listening",
     "waiting",
     "ready",
     "not ready",
@@ -29,6 +31,8 @@ LogEvent = Literal[
     "connection back",
     "event unroutable",
     "event lost",
+    "traces lost",
+    "traces back",
     "crash report held",
     "settlement lost",
     "executor unavailable",
@@ -37,12 +41,19 @@ LogEvent = Literal[
 ]
 """Every `event` that a log line of the node can have."""
 
+HEAD = ("timestamp", "level", "event", "task", "stage", "verdict", "code")
+"""What a line begins with, where it has it: what an eye that runs down a page of them looks for."""
+
 
 class Log:
     """Writes log lines; each names one of the events and adds fields to it."""
 
     def __init__(self) -> None:
         self._log = structlog.stdlib.get_logger("ulos_stream")
+
+    def about(self, **fields: str) -> AbstractContextManager[object]:
+        """Within it, and in what it starts, every line has these fields."""
+        return structlog.contextvars.bound_contextvars(**fields)
 
     def debug(self, event: LogEvent, **fields: object) -> None:
         """A step of normal work."""
@@ -72,6 +83,7 @@ class Log:
 def configure_logging(level: str) -> None:
     """Send every log line of this process to standard error; libraries speak from WARNING up."""
     shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -86,7 +98,12 @@ def configure_logging(level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared))
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _head_first, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
@@ -94,3 +111,7 @@ def configure_logging(level: str) -> None:
         # A dropped connection is a page of tracebacks to them; the node says it in one line.
         logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.getLogger("ulos_stream").setLevel(level)
+
+
+def _head_first(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: fields[name] for name in (*HEAD, *fields) if name in fields}

@@ -1,0 +1,123 @@
+"""The node's own log lines: what they say of a task, how loud they are, and that many tasks stay readable."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from receiver import Receiver
+from world import World, a_tree, a_world
+
+from ulos_stream.lab import Broker
+from ulos_stream.telemetry import Log, LogEvent, configure_logging
+from ulos_stream.telemetry.log import HEAD
+
+
+@pytest.fixture
+async def world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(broker, tmp_path / "artifacts") as world:
+        world.artifacts.mkdir()
+        yield world
+
+
+async def test_a_hundred_tasks_are_a_hundred_lines_that_name_task_stage_message_and_trace(world: World) -> None:
+    keys = ["pass", "fail", "crash", "testing-1"]
+    async with (
+        Receiver().listening() as receiver,
+        world.node_process(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url) as node,
+    ):
+        await node.says("ready")
+        before = len(node.lines)
+        for number in range(100):
+            await world.send(world.task(a_tree(keys[number % 4]), taskId=f"t-{number}"), f"m-{number}")
+        await world.hear_the_end(count=100)
+        node.process.terminate()
+        await node.says("stopped")
+
+    lines = [line for line in node.lines[before:] if line["event"] not in ("draining", "stopped")]
+    traces = {span.attributes["ulos.task.id"]: span.trace_id for span in receiver.in_order("CONSUMER")}
+    assert len(lines) == 100
+    for line in lines:
+        number = int(line["task"].removeprefix("t-"))
+        crashed = keys[number % 4] == "crash"
+        assert line["event"] == ("stage crashed" if crashed else "stage ended")
+        assert line["level"] == ("warning" if crashed else "info")
+        assert line["stage"] == keys[number % 4]
+        assert line["message"] == f"m-{number}"
+        assert line["trace"] == traces[line["task"]]
+    assert {line["event"] for line in node.lines} <= set(get_args(LogEvent))
+
+
+async def test_without_traces_no_line_speaks_of_one(world: World) -> None:
+    async with world.node_process() as node:
+        await node.says("ready")
+        await world.send(world.task(a_tree("pass")))
+        line = await node.says("stage ended")
+
+    assert "trace" not in line
+
+
+async def test_a_fault_names_the_task_that_met_it(world: World, tmp_path: Path) -> None:
+    async with world.node_process() as node:
+        await node.says("ready")
+        task = world.task(a_tree("pass"))
+        world.artifacts.rename(tmp_path / "away")
+        await world.send(task)
+        line = await node.says("fault")
+        (tmp_path / "away").rename(world.artifacts)
+        await world.hear_the_end()
+
+    assert line.items() >= {"task": "t-1", "stage": "pass", "message": "m-1", "level": "warning"}.items()
+
+
+async def test_an_event_that_no_queue_takes_names_its_task(world: World) -> None:
+    await world.told.unbind(world.exchange, "log")
+
+    async with world.node_process() as node:
+        await node.says("ready")
+        await world.send(world.task(a_tree("pass")))
+        line = await node.says("event unroutable")
+
+    assert line.items() >= {"task": "t-1", "stage": "pass", "message": "m-1"}.items()
+
+
+async def test_a_body_that_is_no_task_is_named_by_its_message(world: World) -> None:
+    async with world.node_process() as node:
+        await node.says("ready")
+        await world.send(b"no task", "m-7")
+        line = await node.says("message malformed")
+
+    assert line["message"] == "m-7"
+    assert "task" not in line
+
+
+async def test_at_debug_a_stage_is_told_when_it_begins_too(world: World) -> None:
+    async with world.node_process(ULOS_LOG_LEVEL="DEBUG") as node:
+        await node.says("ready")
+        await world.send(world.task(a_tree("pass")))
+        line = await node.says("stage started")
+
+    assert line.items() >= {"task": "t-1", "stage": "pass", "level": "debug"}.items()
+
+
+def test_what_a_library_says_within_a_stage_names_the_task_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+
+    with Log().about(task="t-1"):
+        logging.getLogger("some.library").warning("it is late")
+    logging.getLogger("some.library").warning("it is later")
+
+    within, after = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (within["event"], within["task"]) == ("it is late", "t-1")
+    assert "task" not in after
+
+
+def test_a_line_begins_with_what_an_eye_looks_for(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+
+    Log().info("stage ended", seconds=1, stage="pass", verdict="PASS", task="t-1")
+
+    fields = list(json.loads(capsys.readouterr().err))
+    assert fields == [*(name for name in HEAD if name != "code"), "seconds"]

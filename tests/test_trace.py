@@ -1,0 +1,154 @@
+"""`ulos trace`: the way of one task, drawn from a file of traces."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import World, a_tree, a_world, ulos
+
+from ulos_stream.lab import Broker
+from ulos_stream.telemetry.recorded import read_spans, rows_of
+
+
+@pytest.fixture
+async def world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(broker, tmp_path) as world:
+        yield world
+
+
+def a_span(number: int, *, parent: int | None = None, trace: str = "t", **fields: Any) -> dict[str, Any]:
+    """A span as OTLP JSON has it, that lasts a second."""
+    task = fields.pop("task", None)
+    about = [{"key": "ulos.task.id", "value": {"stringValue": task}}] if task else []
+    return {
+        "traceId": trace,
+        "spanId": str(number),
+        **({} if parent is None else {"parentSpanId": str(parent)}),
+        "name": f"span {number}",
+        "startTimeUnixNano": str(number * 10**9),
+        "endTimeUnixNano": str((number + 1) * 10**9),
+        "attributes": about,
+        **fields,
+    }
+
+
+def a_request(*spans: dict[str, Any], node: str = "n-1") -> str:
+    resource = {"attributes": [{"key": "service.instance.id", "value": {"stringValue": node}}]}
+    return json.dumps({"resourceSpans": [{"resource": resource, "scopeSpans": [{"spans": spans}]}]}) + "\n"
+
+
+def rows(task_id: str, *lines: str) -> list[tuple[int, str]]:
+    return [(row.depth, row.span.name) for row in rows_of(task_id, lambda: read_spans(lines))]
+
+
+# What is read
+
+
+def test_each_stage_is_followed_by_its_own_steps_and_its_hop() -> None:
+    first = a_request(a_span(2, parent=1), a_span(1, task="t-1"), a_span(3, parent=1), node="n-1")
+    second = a_request(a_span(5, parent=4), a_span(4, parent=3, task="t-1"), node="n-2")
+
+    found = rows("t-1", second, first)
+
+    assert found == [(0, "span 1"), (1, "span 2"), (1, "span 3"), (0, "span 4"), (1, "span 5")]
+
+
+def test_another_task_in_the_same_trace_is_left_out() -> None:
+    line = a_request(a_span(1, task="t-1"), a_span(2, task="t-2"), a_span(3, parent=2), a_span(4, parent=1))
+
+    found = rows("t-1", line)
+
+    assert found == [(0, "span 1"), (1, "span 4")]
+
+
+@pytest.mark.parametrize(
+    "torn", ["", "{", "[]", "7", '{"resourceSpans": [{"scopeSpans": [{"spans": [{}]}]}]}', "[" * 9000]
+)
+def test_a_line_that_is_no_request_is_passed_over(torn: str) -> None:
+    found = rows("t-1", torn, a_request(a_span(1, task="t-1")), torn)
+
+    assert found == [(0, "span 1")]
+
+
+def test_every_type_of_an_attribute_is_read() -> None:
+    values = [{"intValue": "7"}, {"boolValue": True}, {"doubleValue": 0.5}, {}]
+    attributes = [{"key": str(number), "value": value} for number, value in enumerate(values)]
+
+    [span] = read_spans([a_request(a_span(1, attributes=attributes))])
+
+    assert span.attributes == {"0": 7, "1": True, "2": 0.5, "3": ""}
+
+
+# What is drawn
+
+
+async def test_a_crash_is_drawn_with_its_reason_and_a_fault_with_its_own(tmp_path: Path) -> None:
+    said = [{"key": "exception.message", "value": {"stringValue": "it is away"}}]
+    kind = [{"key": "error.type", "value": {"stringValue": "storage"}}]
+    fault = {"name": "fault", "timeUnixNano": "3000000000", "attributes": [*said, *kind]}
+    stage = a_span(1, attributes=[{"key": "ulos.task.id", "value": {"stringValue": "t-1"}}, *kind])
+    crash = {"name": "exception", "timeUnixNano": "4000000000", "attributes": said}
+    file = tmp_path / "traces.jsonl"
+    file.write_text(a_request({**stage, "status": {"code": 2}, "events": [crash]}, a_span(2, parent=1, events=[fault])))
+
+    drawn = await ulos("trace", "t-1", str(file))
+
+    assert drawn.returncode == 0, drawn.stderr
+    lines = [line.split() for line in drawn.stdout.splitlines()]
+    assert ["span", "1", "storage", "n-1"] in [line[:4] for line in lines]
+    assert ["!", "it", "is", "away"] in [line[:4] for line in lines]
+    assert ["!", "fault", "of", "the", "storage:", "it", "is", "away"] in [line[:8] for line in lines]
+
+
+async def test_what_others_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "traces.jsonl"
+    file.write_text(a_request(a_span(1, task="t-1", name="\x1b[2J[red]"), a_span(2, parent=1, name="\x1b]0;x\x07")))
+
+    drawn = await ulos("trace", "t-1", str(file))
+
+    assert "\x1b" not in drawn.stdout
+    assert "\\x1b[2J[red]" in drawn.stdout
+
+
+async def test_as_json_it_is_what_was_recorded(world: World, tmp_path: Path) -> None:
+    file = tmp_path / "traces.jsonl"
+    async with world.node(ULOS_TRACE_FILE=str(file), ULOS_NODE="n-1"):
+        await world.send(world.task(a_tree("fail")))
+        await world.hear_the_end()
+
+    told = await ulos("trace", "t-1", "--json", ULOS_TRACE_FILE=str(file))
+
+    stage, *steps = json.loads(told.stdout)
+    assert told.returncode == 0, told.stderr
+    assert (stage["depth"], stage["node"], stage["attributes"]["ulos.verdict"]) == (0, "n-1", "FAIL")
+    assert [step["name"] for step in steps] == ["download", "unpack", "execute", "pack", "upload"]
+    assert all(stage["start_ns"] <= step["start_ns"] <= step["end_ns"] <= stage["end_ns"] for step in steps)
+
+
+# What is refused
+
+
+async def test_a_task_that_the_file_does_not_know_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    file = tmp_path / "traces.jsonl"
+    file.write_text(a_request(a_span(1, task="t-1")))
+
+    refused = await ulos("trace", "t-2", str(file))
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == f"ulos: {file} has no trace of a task 't-2'\n"
+
+
+async def test_a_file_that_is_not_there_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    refused = await ulos("trace", "t-1", str(tmp_path / "none"))
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == f"ulos: cannot read {tmp_path / 'none'}: No such file or directory\n"
+
+
+async def test_without_a_file_one_is_asked_for_with_exit_code_2() -> None:
+    refused = await ulos("trace", "t-1")
+
+    assert refused.returncode == 2
+    assert refused.stderr == "ulos: name the FILE of the traces, or set ULOS_TRACE_FILE\n"

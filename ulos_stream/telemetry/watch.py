@@ -1,0 +1,146 @@
+"""Who follows a node's work: its traces, its metrics, both, or, as long as nothing is configured, nobody.
+
+The node, the pipeline and the outbox tell one `Watch` what they do. What belongs to a stage is told in
+the stage's own context (`contextvars`), so that nothing has to be handed from one to the other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ulos_stream.errors import Crash, Fault
+from ulos_stream.tasks import Hop, Task, Verdict
+
+Step = Literal["download", "unpack", "execute", "pack", "upload"]
+Transfer = Literal["download", "upload"]
+Message = Literal["hop", "event", "crash"]
+"""What a node publishes: a task on its way, a log message, a crash report."""
+End = Callable[[Verdict | Crash], None]
+"""Told how a stage ended; not called for one that is cancelled, which has no end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """The envelope of a delivered message."""
+
+    message_id: str
+    correlation_id: str | None
+    queue: str
+    exchange: str
+    routing_key: str
+    headers: Mapping[str, object]
+    """As received, and so of any type."""
+    sent_at_s: float | None
+    """When it was published, in seconds since 1970; None when that is not known, or was before an earlier delivery."""
+
+
+class Watch(Protocol):
+    """Told of all that a node does; never raises, and never waits."""
+
+    def stage(self, arrival: Arrival, task: Task | None) -> AbstractContextManager[End]:
+        """The work on one message, to the last confirmation before it is settled. No task: the body was none."""
+        ...
+
+    def step(self, step: Step) -> AbstractContextManager[None]:
+        """One attempt at a step of the current stage, or several at a download or an upload."""
+        ...
+
+    def publish(
+        self, message: Message, hop: Hop, message_id: str, correlation_id: str
+    ) -> AbstractContextManager[dict[str, str]]:
+        """One message on its way to the broker, all attempts; yields the headers that it takes along."""
+        ...
+
+    def transferred(self, step: Transfer, size_bytes: int) -> None:
+        """The current step has moved an artifact of this size."""
+        ...
+
+    def fault(self, fault: Fault) -> None:
+        """What the current stage does met a fault, and is tried again."""
+        ...
+
+    def skipped(self) -> None:
+        """The artifact's journal shows that the current stage was carried out before."""
+        ...
+
+    def close(self) -> None:
+        """Pass on what is not passed on yet. Blocking, for a few seconds at most."""
+        ...
+
+
+class Unwatched:
+    """Nobody follows."""
+
+    def stage(self, arrival: Arrival, task: Task | None) -> AbstractContextManager[End]:
+        return nullcontext(_untold)
+
+    def step(self, step: Step) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def publish(
+        self, message: Message, hop: Hop, message_id: str, correlation_id: str
+    ) -> AbstractContextManager[dict[str, str]]:
+        return nullcontext({})
+
+    def transferred(self, step: Transfer, size_bytes: int) -> None:
+        """Nobody is told."""
+
+    def fault(self, fault: Fault) -> None:
+        """Nobody is told."""
+
+    def skipped(self) -> None:
+        """Nobody is told."""
+
+    def close(self) -> None:
+        """There is nothing to pass on."""
+
+
+class Both:
+    """Two that follow."""
+
+    def __init__(self, first: Watch, second: Watch) -> None:
+        self._both = (first, second)
+
+    @contextmanager
+    def stage(self, arrival: Arrival, task: Task | None) -> Iterator[End]:
+        with ExitStack() as stack:
+            ends = [stack.enter_context(watch.stage(arrival, task)) for watch in self._both]
+
+            def end(how: Verdict | Crash) -> None:
+                for each in ends:
+                    each(how)
+
+            yield end
+
+    @contextmanager
+    def step(self, step: Step) -> Iterator[None]:
+        first, second = self._both
+        with first.step(step), second.step(step):
+            yield
+
+    @contextmanager
+    def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
+        first, second = (watch.publish(message, hop, message_id, correlation_id) for watch in self._both)
+        with first as headers, second as more:
+            yield headers | more
+
+    def transferred(self, step: Transfer, size_bytes: int) -> None:
+        for watch in self._both:
+            watch.transferred(step, size_bytes)
+
+    def fault(self, fault: Fault) -> None:
+        for watch in self._both:
+            watch.fault(fault)
+
+    def skipped(self) -> None:
+        for watch in self._both:
+            watch.skipped()
+
+    def close(self) -> None:
+        for watch in self._both:
+            watch.close()
+
+
+def _untold(how: Verdict | Crash) -> None:
+    """Nobody asked."""
