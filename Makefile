@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test check lock
+.PHONY: help install services demo test check docs lock
 
 help:  ## Show this.
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,12 +20,16 @@ demo: services install  ## Show it all working: sample tasks on real parts, expe
 	@$(VENV)/bin/ulos demo
 
 test: services install  ## Run the test suite on real services.
+	@.ci/services.sh docs
 	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
 
 check: install  ## Check style and types.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+docs: install  ## Write asyncapi/asyncapi.yaml and its page, asyncapi/site/index.html.
+	@$(VENV)/bin/python -m ulos_stream.docs asyncapi
 
 lock: install  ## Resolve requirements.lock anew from pyproject.toml.
 	$(VENV)/bin/pip install --quiet uv

@@ -14,8 +14,10 @@ from urllib.parse import unquote, urlsplit
 from faststream import FastStream
 from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
+from faststream.specification import AsyncAPI
 
-from ulos_stream import shipped, topology
+from ulos_stream import __version__, shipped, topology
+from ulos_stream.asyncapi.document import DESCRIPTION
 from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
 from ulos_stream.executors import finish
 from ulos_stream.executors.registry import Registry, build_registry
@@ -115,6 +117,13 @@ def create_app(settings: Settings) -> FastStream:
         consuming,
         publishing,
         logger=None,
+        specification=AsyncAPI(
+            title="ulos-stream node",
+            version=__version__,
+            description=DESCRIPTION,
+            license={"name": "Apache-2.0"},
+            identifier="urn:ulos-stream:node",
+        ),
         on_startup=[begin],
         after_startup=[say_ready],
         on_shutdown=[readiness.stop, connecting.stop, node.drain],

@@ -166,7 +166,7 @@ class TaskLog(TaskFields):
     stage: Hop
     """The stage that the node executes, or executed: the root of the tree it received."""
     verdict: Verdict | None
-    """What the executor said of the work; null before it has, and after a crash."""
+    """What the executor said of the work; null until then."""
 
 
 class ErrorReport(BaseModel):
