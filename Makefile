@@ -8,7 +8,7 @@ SEED ?= 1
 RESULTS ?= faults.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test check faults faults-long lock
+.PHONY: help install services demo test check docs faults faults-long lock
 
 help:  ## Show this.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,7 @@ demo: services install  ## Show it all working: sample tasks on real parts, expe
 	@$(VENV)/bin/ulos demo
 
 test: services install  ## Run the test suite on real services.
+	@.ci/services.sh docs
 	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
 
 faults: services install  ## Break what nodes stand on, and the node itself; nothing may be lost. 4 minutes.
@@ -36,6 +37,9 @@ check: install  ## Check style and types.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+
+docs: install  ## Write asyncapi/asyncapi.yaml and its page, asyncapi/site/index.html.
+	@$(VENV)/bin/python -m ulos_stream.docs asyncapi
 
 lock: install  ## Resolve requirements.lock anew from pyproject.toml.
 	$(VENV)/bin/pip install --quiet uv

@@ -4,6 +4,8 @@
 #
 #     .ci/services.sh            RabbitMQ, vsftpd, Docker, a busybox for the images of the tests, ext4
 #     .ci/services.sh python     what `python3 -m venv` needs on Debian
+#     .ci/services.sh docs       what the tests look at the AsyncAPI document and its page with: Node.js, Chromium;
+#                                without it they are skipped
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 
@@ -13,6 +15,10 @@ missing=""
 want() { there "$1" || missing="$missing $2"; }
 if [ "${1:-}" = python ]; then
     missing=" python3-venv"
+elif [ "${1:-}" = docs ]; then
+    want node nodejs
+    want npm npm
+    there google-chrome || there chromium-browser || want chromium chromium
 else
     want rabbitmq-server rabbitmq-server
     want vsftpd vsftpd
@@ -38,10 +44,19 @@ if [ -n "$missing" ]; then
         apt-get update >/tmp/ulos-apt.log 2>&1 || true
         # Newer Debians have Docker's command in a package of its own.
         if ! there docker && apt-cache show docker-cli >/dev/null 2>&1; then command="$command docker-cli"; fi
-        $command >>/tmp/ulos-apt.log 2>&1 || { tail -20 /tmp/ulos-apt.log; exit 1; }
+        $command >>/tmp/ulos-apt.log 2>&1 || { tail -20 /tmp/ulos-apt.log; [ "${1:-}" = docs ] || exit 1; }
     fi
 fi
 [ "${1:-}" = python ] && exit 0
+
+if [ "${1:-}" = docs ]; then
+    cd "$(dirname "$0")/../asyncapi"
+    installed=node_modules/.package-lock.json
+    if there npm && { [ ! -e $installed ] || [ package-lock.json -nt $installed ]; }; then
+        npm ci --ignore-scripts --no-audit --no-fund >/tmp/ulos-npm.log 2>&1 || tail -20 /tmp/ulos-npm.log
+    fi
+    exit 0
+fi
 
 if there docker && ! docker info >/dev/null 2>&1; then
     if [ "$(id -u)" != 0 ] || ! there dockerd; then

@@ -109,9 +109,23 @@ async def test_nothing_that_is_served_holds_a_password(world: World, port: int) 
         world.node(ULOS_HTTP_PORT=str(port)),
         aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
     ):
-        pages = [await (await session.get(path)).text() for path in ("/info", "/health/ready", "/metrics")]
+        pages = [await (await session.get(path)).text() for path in ("/info", "/health/ready", "/metrics", "/docs")]
 
     assert world.broker.password not in "".join(pages)
+
+
+async def test_the_docs_are_those_of_this_node_and_nothing_can_be_published_from_them(world: World, port: int) -> None:
+    async with (
+        world.node(ULOS_HTTP_PORT=str(port)),
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        shown, tried = await session.get("/docs"), await session.post("/docs")
+        text = await shown.text()
+
+    assert (shown.status, shown.content_type, tried.status) == (200, "text/html", 405)
+    assert world.tasks.name in text
+    assert "<form" not in text
+    assert "<script" not in text
 
 
 async def test_a_port_that_is_taken_ends_the_start_with_one_line(world: World, taken: int) -> None:

@@ -17,8 +17,10 @@ from urllib.parse import unquote, urlsplit
 from faststream import FastStream
 from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
+from faststream.specification import AsyncAPI
 
-from ulos_stream import shipped, topology
+from ulos_stream import __version__, shipped, topology
+from ulos_stream.asyncapi.document import DESCRIPTION
 from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
 from ulos_stream.executors import finish
 from ulos_stream.executors.registry import Registry, build_registry
@@ -83,7 +85,7 @@ def create_app(settings: Settings) -> FastStream:
         },
         log,
     )
-    http = None if metrics is None else _open_http(settings, metrics, readiness, executors)
+    http = None if metrics is None else _open_http(settings, metrics, readiness, executors, lambda: _document(app))
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 
     @asynccontextmanager
@@ -146,16 +148,24 @@ def create_app(settings: Settings) -> FastStream:
 
     # Brokers start and stop in this order: deliveries end before the publisher goes. That the
     # publisher is up before the first delivery is the work of `begin`.
-    return FastStream(
+    app = FastStream(
         consuming,
         publishing,
         logger=None,
         lifespan=serve,
+        specification=AsyncAPI(
+            title="ulos-stream node",
+            version=__version__,
+            description=DESCRIPTION,
+            license={"name": "Apache-2.0"},
+            identifier="urn:ulos-stream:node",
+        ),
         on_startup=[begin],
         after_startup=[say_ready],
         on_shutdown=[readiness.stop, connecting.stop, node.drain],
         after_shutdown=[close],
     )
+    return app
 
 
 async def _sweep(directory: NodeDirectory, executors: Registry, log: Log) -> None:
@@ -260,14 +270,24 @@ def _open_watch(settings: Settings, metrics: "Metrics | None", log: Log) -> Watc
     return tracing if metrics is None else Both(tracing, metrics)
 
 
-def _open_http(settings: Settings, metrics: "Metrics", readiness: Readiness, executors: Registry) -> "HttpSide":
+def _document(app: FastStream) -> str:
+    """The page of this node's own AsyncAPI document."""
+    from ulos_stream.asyncapi.document import complete
+    from ulos_stream.asyncapi.page import page
+
+    return page(complete(app.schema.to_specification().to_jsonable()))
+
+
+def _open_http(
+    settings: Settings, metrics: "Metrics", readiness: Readiness, executors: Registry, document: Callable[[], str]
+) -> "HttpSide":
     from ulos_stream.http import HttpSide
 
     metrics.gauge("ulos_stages_limit", "Most stages at once.", lambda: settings.stages_at_once)
     metrics.gauge("ulos_containers_running", "Containers of stages.", lambda: executors.containers_running)
     metrics.gauge("ulos_ready", "Whether the node can do its work now.", lambda: not readiness.reasons)
     metrics.checks(readiness.names, readiness.passes)
-    return HttpSide(settings, readiness, metrics, executors)
+    return HttpSide(settings, readiness, metrics, executors, document)
 
 
 @functools.cache

@@ -87,7 +87,7 @@ class ArtifactMissing(Crash):
 
 
 class ArchiveRejected(Crash):
-    """The archive, or what a stage made of it, breaks a rule of `archive.Limits`."""
+    """The archive, or what a stage made of it, breaks a rule: of names, counts or sizes."""
 
     code = "archive_rejected"
 

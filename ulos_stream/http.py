@@ -3,12 +3,14 @@
     /health/live     200 as long as the event loop turns
     /health/ready    200, or 503 and the reasons by name
     /metrics         Prometheus' text format
+    /docs            the AsyncAPI document of this node, as a page that can publish nothing
     /info            version, executors and their state, limits
 
 It only tells; nothing can be altered through it. Importing this takes 0.2 s, so it waits until it is used.
 """
 
 import errno
+from collections.abc import Callable
 
 from aiohttp import web
 
@@ -31,13 +33,22 @@ class HttpSide:
         readiness: What keeps the node from working now.
         metrics: What `/metrics` shows.
         executors: What can run.
+        document: Makes the page for `/docs`.
     """
 
-    def __init__(self, settings: Settings, readiness: Readiness, metrics: Metrics, executors: Registry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        readiness: Readiness,
+        metrics: Metrics,
+        executors: Registry,
+        document: Callable[[], str],
+    ) -> None:
         self._settings = settings
         self._readiness = readiness
         self._metrics = metrics
         self._executors = executors
+        self._document = document
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -50,6 +61,7 @@ class HttpSide:
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         app.router.add_get("/metrics", self._scrape)
+        app.router.add_get("/docs", self._describe)
         app.router.add_get("/info", self._tell)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=LINGER_S)
         await self._runner.setup()
@@ -77,6 +89,9 @@ class HttpSide:
 
     async def _scrape(self, request: web.Request) -> web.Response:
         return web.Response(body=self._metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        return web.Response(text=self._document(), content_type="text/html")
 
     async def _tell(self, request: web.Request) -> web.Response:
         node = self._settings.node

@@ -11,7 +11,7 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from ulos_stream.errors import Crash, MalformedMessage
@@ -77,7 +77,13 @@ Identifier = Annotated[str, Field(strict=True), AfterValidator(_identifier)]
 class Wire(BaseModel):
     """Base of everything on the wire: camelCase, frozen, unknown fields kept."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="allow")
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        frozen=True,
+        extra="allow",
+        use_attribute_docstrings=True,
+    )
 
     def encode(self) -> bytes:
         """The JSON of this message in UTF-8; escaped to ASCII where a text has no UTF-8 form."""
@@ -96,17 +102,26 @@ class RoutingDecision(Wire):
     routing_key: Annotated[str, Field(strict=True), AfterValidator(_routing_key)]
     """1 to 255 bytes; names the executor of the stage."""
     success_routing_decision: "RoutingDecision | None" = None
+    """Where the task goes on PASS; absent or null where the route ends."""
     failure_routing_decision: "RoutingDecision | None" = None
+    """Where the task goes on FAIL; absent or null where the route ends."""
 
 
 class TaskFields(Wire):
     """What every message about a task says of it, beside the routing tree."""
 
     task_id: Identifier
+    """Names the task: 1 to 256 bytes without control characters. The same on all its way."""
     task_owner_id: Identifier
+    """Names whose task it is: 1 to 256 bytes without control characters. Only carried along."""
     file_path: Annotated[str, Field(strict=True, max_length=4096), AfterValidator(_absolute)]
-    """Where the artifact lies on the storage; input and result share it."""
-    timeout: Annotated[int | float, BeforeValidator(_seconds), Field(ge=0)]
+    """Absolute path of the artifact on the storage; input and result share it."""
+    timeout: Annotated[
+        int | float,
+        BeforeValidator(_seconds),
+        Field(ge=0),
+        WithJsonSchema({"type": "number", "minimum": 0}),
+    ]
     """Seconds for unpack, execute and pack together, a JSON number; 0 times out at once."""
 
 
@@ -114,15 +129,20 @@ class Task(TaskFields):
     """One piece of work on its way through a routing tree, whose root is the current stage."""
 
     routing_tree: RoutingDecision
+    """The stages to come; at most 64 levels and 1,000 nodes."""
 
 
 class Hop(BaseModel):
     """Where a message goes: an exchange (`""` is the default one) and a routing key."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, frozen=True, use_attribute_docstrings=True
+    )
 
     exchange: str
+    """Name of the exchange; empty for the default one."""
     routing_key: str
+    """Routing key; of a stage, the name of its executor."""
 
 
 Event = Literal[
@@ -138,22 +158,26 @@ class TaskLog(TaskFields):
     log_message: str
     """The event in words, for people."""
     event: Event
+    """What happened; the events of a stage come in this order."""
     at: str
     """When it happened, ISO 8601 in UTC."""
     node: str
+    """Name of the node that tells it."""
     stage: Hop
     """The stage that the node executes, or executed: the root of the tree it received."""
     verdict: Verdict | None
+    """What the executor said of the work; null until then."""
 
 
 class ErrorReport(BaseModel):
     """Why a stage could not be carried out."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     code: str
-    """Stable: one of the codes drawn at the top of `errors.py`."""
+    """Stable, for programs: one of the codes drawn at the top of `errors.py`."""
     detail: str
+    """The reason in words, one line of at most 1,000 characters."""
     output_tail: str = ""
     """The end of the executor's output, at most 4 KiB."""
 
@@ -162,26 +186,35 @@ class TaskCrash(TaskFields):
     """A stage could not be carried out. The AMQP correlation id is the incoming message's id."""
 
     routing_tree: RoutingDecision
+    """As received: its root is the stage that crashed."""
     log_message: str
+    """The reason in words, for people."""
     error: ErrorReport
+    """The reason for programs."""
 
 
 class RawBody(BaseModel):
-    """A message body that is no task: its size in bytes, sha256, and first 512 bytes as text."""
+    """A message body that is no task."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     size: int
+    """Of the whole body, in bytes."""
     sha256: str
+    """Of the whole body, in hexadecimal digits."""
     text: str
+    """Its first 512 bytes as UTF-8; what is none is replaced."""
 
 
 class MalformedCrash(Wire):
     """A crash message about a body that is no task message."""
 
     log_message: str
+    """The reason in words, for people."""
     error: ErrorReport
+    """The reason for programs."""
     raw: RawBody
+    """What was received."""
 
 
 def parse_task(body: bytes, max_timeout_s: float = 86_400) -> Task:
