@@ -154,7 +154,7 @@ class Node(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level of the node's own log lines, on standard error."""
     http_port: Port | None = None
-    """Port that serves `/health/live`, `/health/ready`, `/metrics`, `/info` and `/docs`; by default a node binds none."""
+    """Port that serves `/health/live`, `/health/ready`, `/metrics`, `/info` and `/docs`; none by default."""
     http_host: Name = "127.0.0.1"
     """Address that the port is bound on; what it serves asks nobody for a password."""
     trace_file: Path | None = None
