@@ -118,9 +118,10 @@ class Server:
             subprocess.run(self.kill_command, capture_output=True, check=False)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGSTOP)  # so that nothing is born while we look
-            for pid in _descendants(process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        for pid in _descendants(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdin is not None:
@@ -439,9 +440,10 @@ def _free_port() -> int:
 def _descendants(pid: int) -> list[int]:
     """The processes below `pid`, also those in a session of their own, as vsftpd's are. Linux only."""
     parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text(errors="replace").rpartition(")")[2].split()[1])
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            stat = Path("/proc", name, "stat").read_text(errors="replace")
+            parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
     found = [pid]
     for parent in found:  # grows as it is read
         found.extend(child for child, its in parents.items() if its == parent)

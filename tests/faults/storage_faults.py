@@ -40,11 +40,17 @@ async def break_transfers(round_: Round) -> None:
 async def kill_the_server(round_: Round) -> None:
     """The server dies in the middle of an upload, and is back a moment later."""
     tasks = round_.prepare()
+    there = asyncio.Lock()
 
     async def kill(node: Node) -> None:
+        await there.acquire()
         round_.faults.append(Fault("ftp: server killed", None))
         await asyncio.to_thread(round_.storage.stop)
-        round_.background(asyncio.to_thread(round_.storage.start))
+        round_.background(come_back())
+
+    async def come_back() -> None:
+        await asyncio.to_thread(round_.storage.start)
+        there.release()
 
     for sent in round_.draw.sample(tasks, 4):
         round_.plan["storing", sent.task, sent.stages[0]] = kill
