@@ -30,6 +30,8 @@ STAGES = ["pass", "fail", "skip", "crash", "sample-container", "robots", *(f"tes
 """Routing keys that are bound to the node's queue."""
 ENDS = {"task.done": "done", "task.failed": "failed"}
 """Routing keys at which a route ends, and how the demo calls that end."""
+TRACES = "ulos-traces.jsonl"
+"""Where the traces go, in the current directory, unless `ULOS_TRACE_FILE` says otherwise."""
 LIMIT_S = 60.0
 IMAGE = "ulos-sample-container"
 IMAGE_PROGRAM = "cat greeting.txt && mkdir -p results && echo ok > results/passed.log\n"
@@ -85,10 +87,12 @@ class Journey:
 def run_demo() -> int:
     """Run the demo; returns the exit code of the command."""
     console = Console()
+    traces = Path(os.environ.get("ULOS_TRACE_FILE", TRACES))
     try:
         with console.status("starting RabbitMQ and an FTP server"), lab() as services:
             journeys = _prepare(services, console)
-            with _node(services) as (node, node_log):
+            traces.unlink(missing_ok=True)
+            with _node(services, traces) as (node, node_log):
                 try:
                     asyncio.run(_until_ended(node, _follow(services, journeys, console)))
                 except TimeoutError as late:
@@ -97,6 +101,7 @@ def run_demo() -> int:
     except ServiceMissing as missing:
         console.print(f"[red]{missing}[/red]")
         return 3
+    console.print(f"the way of each task: ulos trace TASK_ID {traces}", markup=False, highlight=False, soft_wrap=True)
     agreed = all(journey.end == journey.expected for journey in journeys.values())
     console.print("every task ended as expected" if agreed else "[red]some tasks did not end as expected[/red]")
     return 0 if agreed else 1
@@ -114,7 +119,7 @@ def _prepare(services: Lab, console: Console) -> dict[str, Journey]:
 
 
 @contextmanager
-def _node(services: Lab) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+def _node(services: Lab, traces: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A node as a user starts it, and the file of its log lines."""
     executors = [shipped("executors"), shipped("samples") / "executors"]
     environment = {
@@ -122,6 +127,7 @@ def _node(services: Lab) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
         **services.environment(QUEUE),
         "ULOS_EXECUTORS_PATH": os.pathsep.join(str(folder) for folder in executors),
         "ULOS_MOCK_DELAY_S": "0.5",
+        "ULOS_TRACE_FILE": str(traces),
     }
     with tempfile.TemporaryDirectory(prefix="ulos-demo-") as directory:
         log = Path(directory) / "node.log"

@@ -55,7 +55,8 @@ def exported(text: str) -> dict[str, str]:
 async def a_dev(tmp_path: Path, *arguments: str) -> AsyncIterator[Dev]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ulos_stream", "dev", "--env-file", str(tmp_path / "dev.env"), *arguments,
-        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "ULOS_WORK_DIR": str(tmp_path)},
+        env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "ULOS_WORK_DIR": str(tmp_path),
+             "ULOS_TRACE_FILE": str(tmp_path.with_suffix(".jsonl"))},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -86,6 +87,7 @@ async def test_with_its_variables_a_task_travels_and_ctrl_c_ends_all_with_0(brok
     assert submitted.stdout.splitlines()[-1].startswith("failed: handed over to task.failed"), submitted.stderr
     assert [one for one in json.loads(checked.stdout) if one["kind"] == "weakness"] == []
     assert (code, mode) == (0, 0o600)
+    assert "always" in tmp_path.with_suffix(".jsonl").read_text()
     assert len([name for name in dev.variables if name.startswith(("MESSAGE_", "REMOTE_"))]) == 15
     assert dev.variables == exported((tmp_path / "dev.env").read_text())
     assert dev.variables["MESSAGE_BROKER_CONSUMPTION_QUEUE"] == "mine"

@@ -45,7 +45,7 @@ def dev(
         from ulos_stream.lab import Lab, pyftpd, rabbitmq
         from ulos_stream.settings import read_node_settings, read_settings
 
-        ours = {}
+        ours = {"ULOS_TRACE_FILE": os.environ.get("ULOS_TRACE_FILE", str(Path("ulos-traces.jsonl").absolute()))}
         if executors:
             folders = [*(folder.absolute() for folder in executors), shipped("executors")]
             ours["ULOS_EXECUTORS_PATH"] = os.pathsep.join(str(folder) for folder in folders)
