@@ -52,7 +52,17 @@ async def reset_lines(round_: Round) -> None:
 @scenario("broker: line reset during a long stage", short=True, tasks=4)
 async def reset_during_a_long_stage(round_: Round) -> None:
     """A lone node goes on with its stage, and the redelivery joins it: no second execution."""
-    tasks = round_.prepare(pause_s=6)
+    await _reset_during_stages(round_, pause_s=6)
+
+
+@scenario("broker: line reset during a stage of a minute", rounds=1, tasks=4)
+async def reset_during_a_minute(round_: Round) -> None:
+    """The same, with time for a node to be taken for dead."""
+    await _reset_during_stages(round_, pause_s=60)
+
+
+async def _reset_during_stages(round_: Round, *, pause_s: float) -> None:
+    tasks = round_.prepare(pause_s=pause_s)
     line = Line(round_.broker.host, round_.broker.port)
     await round_.keep_open(line.open())
     first, _ = await round_.start_nodes(1, MESSAGE_BROKER_PORT=str(line.port))

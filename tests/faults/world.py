@@ -186,7 +186,7 @@ def artifact(draw: random.Random, sent: Sent, *, pause_s: float = 0, hog: bool =
     return packed.getvalue()
 
 
-def message(topology: Topology, sent: Sent, timeout_s: float = 60) -> aio_pika.Message:
+def message(topology: Topology, sent: Sent, timeout_s: float = 120) -> aio_pika.Message:
     """The task message; its id is the task's."""
 
     def at(key: str, exchange: str | None = None, **branches: object) -> dict[str, object]:
