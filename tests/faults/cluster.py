@@ -196,7 +196,8 @@ class Trial:
         return {sent: routing.hop_id(routing.hop_id(sent, Verdict.PASS), Verdict.PASS) for sent in self.sent}
 
     def whole(self, path: str) -> bool:
-        names = ["number.txt", *(f"output_{EXCHANGE}_testing-{stage}.txt" for stage in (1, 2))]
+        outputs = [f"output_{EXCHANGE}_testing-{stage}.txt" for stage in (1, 2)]
+        names = ["number.txt", *outputs, ".ulos/journal.json"]
         with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(self.storage.root / path[1:]) as archive:
             return archive.namelist() == names and archive.testzip() is None
         return False
