@@ -7,6 +7,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from ulos_stream.errors import ServiceMissing
 from ulos_stream.executors.disk import release
 from ulos_stream.images import local_image
 from ulos_stream.lab import Broker, FtpServer
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs so, and what the tests start would inherit that Ctrl-C means nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
