@@ -136,7 +136,9 @@ async def test_every_event_of_every_stage_is_an_object_in_json(world: World, wor
     ids, *events, end = [json.loads(line) for line in ended.stdout.splitlines()]
     assert {event["task"] for event in events} == {ids["task_id"]}
     first = [event["event"] for event in events if event["stage"] == "pass"]
-    assert first == ["received", "downloaded", "passed", "uploaded", "forwarded", "acknowledged"]
+    # The next stage may end the task before this one's message is acknowledged, and is seen to be.
+    assert first[:5] == ["received", "downloaded", "passed", "uploaded", "forwarded"]
+    assert first[5:] in ([], ["acknowledged"])
     assert events[0]["message_id"] == ids["message_id"]
     assert end == {"well": True, "end": "the route ends at skip"}
 
