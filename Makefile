@@ -8,7 +8,7 @@ SEED ?= 1
 RESULTS ?= faults.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test check docs faults faults-long lock
+.PHONY: help install services demo test test-images check docs faults faults-long lock
 
 help:  ## Show this.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,7 +23,11 @@ demo: services install  ## Show it all working: sample tasks on real parts, expe
 
 test: services install  ## Run the test suite on real services.
 	@.ci/services.sh docs
-	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal
+	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal --ignore tests/images
+
+test-images: services install  ## Build every image of executors/, and send every sample through a node.
+	@.ci/services.sh images
+	@$(VENV)/bin/pytest tests/images
 
 faults: services install  ## Break what nodes stand on, and the node itself; nothing may be lost. 4 minutes.
 	$(VENV)/bin/python -m tests.faults run --short --seed $(SEED)

@@ -6,6 +6,7 @@
 #     .ci/services.sh python     what `python3 -m venv` needs on Debian
 #     .ci/services.sh docs       what the tests look at the AsyncAPI document and its page with: Node.js, Chromium;
 #                                without it they are skipped
+#     .ci/services.sh images     what makes the base of the images of executors/
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 
@@ -15,6 +16,8 @@ missing=""
 want() { there "$1" || missing="$missing $2"; }
 if [ "${1:-}" = python ]; then
     missing=" python3-venv"
+elif [ "${1:-}" = images ]; then
+    want debootstrap debootstrap
 elif [ "${1:-}" = docs ]; then
     want node nodejs
     want npm npm
@@ -47,7 +50,7 @@ if [ -n "$missing" ]; then
         $command >>/tmp/ulos-apt.log 2>&1 || { tail -20 /tmp/ulos-apt.log; [ "${1:-}" = docs ] || exit 1; }
     fi
 fi
-[ "${1:-}" = python ] && exit 0
+case "${1:-}" in python | images) exit 0 ;; esac
 
 if [ "${1:-}" = docs ]; then
     cd "$(dirname "$0")/../asyncapi"

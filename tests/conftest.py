@@ -4,19 +4,22 @@ Passwords are drawn, so that a test can look for them in whatever leaves a node.
 """
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ulos_stream import lab
+from ulos_stream import lab, shipped
 from ulos_stream.errors import ServiceMissing
+from ulos_stream.executors.descriptor import ContainerDescriptor, read_descriptor
 from ulos_stream.executors.disk import release
-from ulos_stream.images import local_image
+from ulos_stream.images import build, local_image
 from ulos_stream.lab import Broker, FtpServer
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -86,3 +89,24 @@ def docker() -> str:
     """A container engine that answers; the name of an image on it whose `run` says hello."""
     with required():
         return local_image("ulos-test/hello", "echo hello\n")
+
+
+@pytest.fixture(scope="session")
+def built() -> Callable[[str], Path]:
+    """Builds the image of one shipped executor, unless it needs none; returns the executor's folder.
+
+    On a base that is made here, and once a session: no registry is asked.
+    """
+    base = "ulos-debian"
+    subprocess.run([shipped("executors").parent / ".ci" / "debian.sh", base], check=True)
+
+    @functools.cache
+    def built(name: str) -> Path:
+        folder = shipped("executors") / name
+        descriptor = read_descriptor(folder / "executor.toml")
+        if isinstance(descriptor, ContainerDescriptor):
+            with required():
+                build(folder, descriptor.image, base=base)
+        return folder
+
+    return built

@@ -41,6 +41,7 @@ def test_a_container_needs_a_key_and_an_image_and_is_held_by_safe_limits(tmp_pat
     assert (descriptor.command, descriptor.mount, descriptor.passes) == (["run"], "/work", "exit-code")
     assert descriptor.sandbox == Sandbox(
         user="node",
+        capabilities=[],
         read_only=True,
         network="none",
         runtime=None,

@@ -94,6 +94,15 @@ async def test_an_image_that_is_run_as_built_keeps_its_user_and_few_capabilities
     ]
 
 
+async def test_a_root_that_is_granted_it_can_change_users_and_do_nothing_else(tmp_path: Path) -> None:
+    sandbox = {"user": "0:0", "capabilities": ["SETUID", "SETGID"]}
+
+    printed = await said(tmp_path, "id -u; grep CapEff /proc/self/status; cat /proc/1/root/etc/shadow", sandbox=sandbox)
+
+    setgid_setuid = 1 << 6 | 1 << 7
+    assert printed.split()[:3] == ["0", "CapEff:", f"{setgid_setuid:016x}"]
+
+
 async def test_a_run_is_an_unprivileged_user_without_capabilities_who_owns_the_work(tmp_path: Path) -> None:
     me = os.getuid() or UNPRIVILEGED
 

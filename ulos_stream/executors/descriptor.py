@@ -99,6 +99,9 @@ class Sandbox(ProcessSandbox):
     that is root. Both have no capabilities at all. `image`: the image's own user, for images made elsewhere: most
     run as root and change owners and users, so they keep Docker's default capabilities but raw sockets, device
     nodes, file capabilities and audit records; no-new-privileges and every limit here hold them too."""
+    capabilities: list[Literal["SETUID", "SETGID"]] = []
+    """What a root inside may do all the same: change users, so that a judge can run the work as somebody else. With
+    `user = "0:0"` only; on a node that is root."""
     read_only: bool = True
     """Only the job's directory and /tmp (a tmpfs without executables) can be written: a run cannot fill the
     engine's disk. False: the image's root and its own /tmp are writable too and count towards `disk_mib`."""
@@ -122,6 +125,13 @@ class Sandbox(ProcessSandbox):
     root makes the directory a file system of that size, with an inode for each 4 KiB; a run that wants more is told
     that no space is left. Elsewhere, and for the root of an image that is not `read_only`, the disk is looked at
     every half second and the run stopped: a fast writer overshoots, and a deleted file that is open is not seen."""
+
+    @field_validator("capabilities")
+    @classmethod
+    def _for_root(cls, capabilities: list[str], info: ValidationInfo) -> list[str]:
+        if capabilities and info.data.get("user") != "0:0":
+            raise ValueError('need user = "0:0"')
+        return capabilities
 
 
 class _Executor(_Table):

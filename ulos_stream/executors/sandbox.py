@@ -106,6 +106,7 @@ def _host_config(sandbox: Sandbox) -> dict[str, Any]:
     return {
         "AutoRemove": False,  # with it, a wait that comes late finds no exit code
         "CapDrop": NEEDLESS_CAPABILITIES if sandbox.user == "image" else ["ALL"],
+        "CapAdd": list(sandbox.capabilities) or None,
         # The engine's own filter of system calls stays: it takes another one only in its place, and all that programs
         # may call is a list of hundreds that grows with every kernel. See the README for what that one lets through.
         "SecurityOpt": ["no-new-privileges"],

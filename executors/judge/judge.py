@@ -1,0 +1,229 @@
+"""What the entrypoint of an image does around a student's program: run it apart, then judge by evidence.
+
+    judge = Judge("python-tests", work=Path("/work"))
+    exit_code = judge.run(["python3", "main.py"])         # as another user, in a copy; nothing of it lives on
+    judge.conclude([Check("it runs", exit_code == 0)], expected=1)
+
+The student's program never touches the mounted directory: it gets a copy below /tmp. Where the container may change
+users (a root entrypoint with SETUID and SETGID) it runs as a user of its own, who can neither read `judge.private`
+nor write `results/`. Elsewhere both are one user: then the verdict rests on the order (everything that user runs is
+killed first, then `results/` is emptied, then judged), and on evidence at a place that the program was not told.
+
+Python 3.11 or newer and nothing else: it is copied into images.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+STUDENT = 65533
+"""User and group id of the student's program, where it has one of its own; nobody else's in the image."""
+CAP_SETGID, CAP_SETUID = 6, 7
+"""Numbers of the capabilities (linux/capability.h)."""
+PASSED = "passed.log"
+MOST_ADOPTED_BYTES = 64 * 1024 * 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    message: str = ""
+    """For the student: what is wrong and, if possible, what to do."""
+    file: str | None = None
+    """Where, relative to the submission."""
+    line: int | None = None
+    """From 1."""
+    warning: bool = False
+    """Worth telling, but no reason to fail."""
+
+    @property
+    def status(self) -> str:
+        """`passed`, `failed` or `warning`, as the report has it."""
+        return "warning" if self.warning else "passed" if self.passed else "failed"
+
+
+class Judge:
+    """One run.
+
+    Args:
+        name: The executor, for the report.
+        work: Where the submission is mounted; `results/` in there is emptied at once.
+    """
+
+    def __init__(self, name: str, work: Path) -> None:
+        self.name = name
+        self.work = work
+        self.results = work / "results"
+        self.private = Path(tempfile.mkdtemp(prefix="judge-"))
+        """Of the judge alone, if the student's program has a user of its own."""
+        self.is_apart = os.geteuid() == 0 and {CAP_SETGID, CAP_SETUID} <= _capabilities()
+        """Whether the student's program has a user of its own."""
+        self._is_running = False
+        self.copy = Path(tempfile.gettempdir()) / "submission"
+        """The student's copy of the submission; its program starts in there."""
+        self._empty_results()
+        self._copy()
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] = {},
+        limit_s: float | None = None,
+        **streams: Any,
+    ) -> int | None:
+        """Run a program of the student's to its end, and kill all that it has started.
+
+        Args:
+            command: Program and arguments; it starts in `copy`.
+            environment: Its variables, beside PATH, HOME and LANG; nothing else is handed on.
+            limit_s: Seconds that it may take.
+            streams: `stdin`, `stdout`, `stderr` and `pass_fds`, as `subprocess.Popen` takes them; output goes to ours
+                and there is no input by default.
+
+        Returns:
+            Its exit code, negative for a signal; None when it took too long.
+        """
+        with self.start(command, environment=environment, **streams) as process:
+            try:
+                return process.wait(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                self.end()
+
+    def start(
+        self, command: Sequence[str], *, environment: Mapping[str, str] = {}, **streams: object
+    ) -> "subprocess.Popen[bytes]":
+        """Start a program of the student's, for those who talk to it; `end` is theirs to call."""
+        sys.stdout.flush()
+        given = {"PATH": os.environ["PATH"], "HOME": str(self.copy.parent), "LANG": "C.UTF-8", **environment}
+        self._is_running = True
+        user = {"user": STUDENT, "group": STUDENT, "extra_groups": []} if self.is_apart else {}
+        arguments = {"stdin": subprocess.DEVNULL, "cwd": self.copy, "env": given, "start_new_session": True}
+        return subprocess.Popen(command, **{**arguments, **user, **streams})  # type: ignore[call-overload,no-any-return]
+
+    def end(self) -> None:
+        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay."""
+        if not self._is_running:
+            return
+        # `kill -1` reaches all that this user may signal, but itself and the container's init: no process can fork
+        # its way out of it, and none of ours is needed, for which there may be no room left.
+        if self.is_apart:
+            os.seteuid(STUDENT)
+        try:
+            os.kill(-1, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        finally:
+            if self.is_apart:
+                os.seteuid(0)
+        self._is_running = False
+        if not self.is_apart:
+            self._empty_results()
+
+    def adopt(self, paths: Iterable[Path], folder: str) -> None:
+        """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
+
+        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out.
+        """
+        left_bytes = MOST_ADOPTED_BYTES
+        for path in sorted(paths):
+            target = self.results / folder / path.relative_to(self.copy)
+            try:
+                if path.resolve(strict=True) != self.copy.resolve() / path.relative_to(self.copy):
+                    continue
+                with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+                    status = os.fstat(file.fileno())
+                    if not stat.S_ISREG(status.st_mode) or status.st_size > left_bytes:
+                        continue
+                    content = file.read(left_bytes)
+            except OSError:
+                continue
+            left_bytes -= len(content)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+
+    def conclude(self, checks: Sequence[Check], *, expected: int | None = None, notes: str = "") -> NoReturn:
+        """Write the reports and, if everything passed, the verdict file; end with the exit code to match.
+
+        Args:
+            checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
+            expected: How many checks there must be; a program that ends early leaves fewer.
+            notes: Markdown that follows the checks in `report.md`.
+        """
+        self.end()
+        if expected is not None and len(checks) != expected:
+            told = f"{len(checks)} of {expected} checks were reported; the program ended early, or told its own story"
+            checks = [*checks, Check("all checks were carried out", False, told)]
+        passed = bool(checks) and all(check.passed or check.warning for check in checks)
+        verdict = "PASS" if passed else "FAIL"
+        report = {
+            "executor": self.name,
+            "verdict": verdict,
+            "checks": [
+                {"name": c.name, "status": c.status, "message": c.message, "file": c.file, "line": c.line}
+                for c in checks
+            ],
+        }
+        (self.results / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        (self.results / "report.md").write_text(_markdown(self.name, verdict, checks, notes))
+        failed = sum(check.status == "failed" for check in checks)
+        print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
+        if passed:
+            (self.results / PASSED).write_text("")
+        sys.exit(0 if passed else 1)
+
+    def _empty_results(self) -> None:
+        if self.results.is_symlink() or self.results.is_file():
+            self.results.unlink()
+        shutil.rmtree(self.results, ignore_errors=True)
+        self.results.mkdir(exist_ok=True)
+
+    def _copy(self) -> None:
+        """Give the student's program a submission of its own: read by us, written by its user."""
+        packing = subprocess.Popen(
+            ["tar", "-C", self.work, "--anchored", "--exclude=./results", "-cf", "-", "."], stdout=subprocess.PIPE
+        )
+        assert packing.stdout is not None
+        user = {"user": STUDENT, "group": STUDENT, "extra_groups": []} if self.is_apart else {}
+        script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf -'
+        unpacked = subprocess.run(["sh", "-c", script, self.copy], stdin=packing.stdout, **user)  # type: ignore[call-overload]
+        if packing.wait() or unpacked.returncode:
+            sys.exit("the submission cannot be copied to /tmp: is it larger than tmpfs_mib?")
+
+
+def _capabilities() -> set[int]:
+    """Numbers of the capabilities that this process has."""
+    status = Path("/proc/self/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    return {number for number in range(64) if mask >> number & 1}
+
+
+def _markdown(name: str, verdict: str, checks: Sequence[Check], notes: str) -> str:
+    """The report for people: what is wrong first."""
+    order = {"failed": 0, "warning": 1, "passed": 2}
+    marks = {"failed": "✗", "warning": "!", "passed": "✓"}
+    lines = [f"# {name}: {verdict}", ""]
+    for check in sorted(checks, key=lambda check: order[check.status]):
+        place = f" ({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
+        lines.append(f"- {marks[check.status]} **{_plain(check.name)}**{_plain(place)}")
+        lines += [f"  {_plain(line)}" for line in check.message.splitlines()[:40]]
+    return "\n".join([*lines, *(["", notes.rstrip()] if notes else []), ""])
+
+
+def _plain(text: str) -> str:
+    """`text` with nothing in it that Markdown or HTML would act on."""
+    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in text if c.isprintable())

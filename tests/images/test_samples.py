@@ -1,0 +1,35 @@
+"""Every sample of every shipped executor ends as its name says, through a real node, broker, FTP server and engine.
+
+A new sample is tested by being there: `executors/NAME/samples/pass-…`, `fail-…` or `crash-…`, a folder or a zip.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from trial import Trial, a_trial
+
+from ulos_stream import shipped
+
+SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    with a_trial(tmp_path_factory.mktemp("node")) as trial:
+        yield trial
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.parent.parent.name}-{sample.stem}")
+def test_a_sample_ends_as_its_name_says(sample: Path, trial: Trial, built: Callable[[str], Path]) -> None:
+    executor = built(sample.parent.parent.name)
+
+    ending = trial.ended(executor.name, sample)
+
+    assert ending.word == sample.stem.partition("-")[0], ending.text
+    if ending.word != "crash":
+        report = json.loads(ending.result["results/report.json"])
+        assert report["verdict"] == ending.word.upper()
+        assert "results/report.md" in ending.result
+        assert "results/passed.log" not in ending.result
