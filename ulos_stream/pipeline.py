@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -142,10 +143,12 @@ class Pipeline:
                 async with asyncio.timeout(task.timeout):
                     with self.watch.step("unpack"):
                         given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
+                    begun = time.monotonic()
+                    output.remark(f"{tree.routing_key}, started {journal.now()}, timeout {task.timeout} s")
                     with self.watch.step("execute"):
                         verdict = await executor.run(job)
                     await self.directory.check()  # what ran on a full disk is not to blame for its verdict
-                    output.close()
+                    output.close(_ending(verdict, job, time.monotonic() - begun))
                     sign = partial(self._sign, known, origin, tree.routing_key, job, verdict, given)
                     pack = partial(archive.pack, space.files, space.result, extra, self.limits, journal=sign)
                     with self.watch.step("pack"):
@@ -183,6 +186,12 @@ class Pipeline:
             self.report_fault(fault, wait_s)
 
         return await retry(step, budget_s=self.fault_budget_s, report=report)
+
+
+def _ending(verdict: Verdict, job: Job, took_s: float) -> str:
+    """The last line of a run's output."""
+    exit_code = f", exit code {job.facts['exit_code']}" if "exit_code" in job.facts else ""
+    return f"{verdict}{exit_code}, after {took_s:.1f} s"
 
 
 _EVENTS: dict[Verdict, Event] = {Verdict.PASS: "passed", Verdict.FAIL: "failed"}

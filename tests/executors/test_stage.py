@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import uuid
 import zipfile
@@ -77,6 +78,27 @@ class Bench:
         return parse_task(json.dumps(fields).encode())
 
 
+def printed(result: zipfile.ZipFile) -> list[str]:
+    """What the run itself printed."""
+    lines = result.read("output__check.txt").decode().splitlines()
+    return [line for line in lines if not line.startswith("# ")]
+
+
+async def test_the_output_begins_with_what_ran_and_ends_with_how_it_ended(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, "echo hello; exit 3")
+
+    await bench.start()
+
+    await bench.registry.aclose()
+    with zipfile.ZipFile(bench.artifact) as result:
+        stage, image, hello, end = result.read("output__check.txt").decode().splitlines()
+    assert re.fullmatch(r"# check, started 20\d\d-\d\d-\d\dT\S+, timeout 30 s", stage)
+    limits = "512 MiB of memory, 512 MiB of disk, 1 core, 64 processes, no network"
+    assert re.fullmatch(rf"# \S+ sha256:[0-9a-f]{{64}}: {limits}", image)
+    assert hello == "hello"
+    assert re.fullmatch(r"# FAIL, exit code 3, after \d+\.\d s", end)
+
+
 async def test_a_stage_whose_container_is_killed_starts_again_from_the_artifact(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "ls; touch first; sleep 2; rm first; touch second")
 
@@ -90,7 +112,7 @@ async def test_a_stage_whose_container_is_killed_starts_again_from_the_artifact(
     assert [type(fault) for fault in bench.faults] == [EngineFault]
     with zipfile.ZipFile(bench.artifact) as result:
         assert sorted(result.namelist()) == [".ulos/journal.json", "job.sh", "output__check.txt", "second"]
-        assert result.read("output__check.txt") == b"job.sh\n"
+        assert printed(result) == ["job.sh"]
     assert [path.name for path in bench.work.glob("*/*")] == ["lock"]
 
 

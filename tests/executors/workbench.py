@@ -27,14 +27,18 @@ NOWHERE = "unix:///nowhere/docker.sock"
 
 
 class Printout(io.BytesIO):
-    """What a run prints, while it prints it."""
+    """What a run prints, while it prints it, without the node's remarks."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.remarks = ""
         self._written = asyncio.Event()
 
     def write(self, data: Any) -> int:
         self._written.set()
+        if data.startswith(b"# "):
+            self.remarks += data.decode()
+            return len(data)
         return super().write(data)
 
     def close(self) -> None:

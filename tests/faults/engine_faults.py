@@ -44,10 +44,10 @@ async def kill_nodes_of_containers(round_: Round) -> None:
 
 @scenario("container: out of memory", rounds=1, tasks=20)
 async def run_out_of_memory(round_: Round) -> None:
-    """A run that takes more memory than it may fails; the others do not notice."""
+    """A run that takes more memory than it may is crash-reported; the others do not notice."""
     make_image()
     hogs = round_.prepare(3, first=CONTAINED, hog=True)
-    round_.sent[:3] = [replace(sent, stages=(CONTAINED,), end="failed", second=(None, "stage2")) for sent in hogs]
+    round_.sent[:3] = [replace(sent, stages=(), end="executor_crashed") for sent in hogs]
     round_.faults += [Fault("container: out of memory", frozenset([sent.task])) for sent in hogs]
     round_.bystanders_hold = True
     round_.prepare(round_.tasks - 3, first=CONTAINED)

@@ -15,6 +15,8 @@ T = TypeVar("T")
 class Output:
     """Takes what a run prints: merged stdout and stderr, capped, the tail kept for crash reports.
 
+    What the node itself has to say of the run stands around it, in lines that begin with `# `.
+
     Args:
         file: Open for writing bytes; becomes `output_<exchange>_<routingKey>.txt`.
         limit_bytes: How much is kept. The rest is counted, not stored.
@@ -24,20 +26,31 @@ class Output:
         self._file = file
         self._left = limit_bytes
         self._tail = b""
+        self._last = b"\n"
         self.dropped_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Append `data`; what exceeds the limit only moves the tail."""
         kept = data[: self._left]
         self._file.write(kept)
+        self._last = kept[-1:] or self._last
         self._left -= len(kept)
         self.dropped_bytes += len(data) - len(kept)
         self._tail = (self._tail + data)[-TAIL_BYTES:]
 
-    def close(self) -> None:
-        """Say how much was dropped, if anything, and close the file. Idempotent."""
-        if self.dropped_bytes and not self._file.closed:
-            self._file.write(f"\n[output cut: {self.dropped_bytes} more bytes]\n".encode())
+    def remark(self, text: str) -> None:
+        """Add a line of the node's own; it counts neither for the limit nor for the tail."""
+        start = b"" if self._last == b"\n" else b"\n"
+        self._last = b"\n"
+        self._file.write(start + f"# {text}\n".encode())
+
+    def close(self, ending: str = "") -> None:
+        """Say how much was dropped, if anything, and how the run ended; close the file. Idempotent."""
+        if not self._file.closed:
+            if self.dropped_bytes:
+                self.remark(f"output cut: {self.dropped_bytes} more bytes")
+            if ending:
+                self.remark(ending)
         self._file.close()
 
     def tail(self) -> str:
@@ -57,7 +70,7 @@ class Job:
     """Identifies the stage; labels whatever the run starts outside this process."""
     task_id: str
     facts: dict[str, str] = field(default_factory=dict)
-    """What the run tells of itself for the journal; a container notes its `image`, by digest."""
+    """What the run tells of itself: `exit_code`, and a container its `image`, by digest, which the journal keeps."""
 
 
 class Executor(Protocol):

@@ -19,7 +19,7 @@ from ulos_stream.executors.directory import Overgrown, give, measure
 from ulos_stream.executors.disk import Unlimited, enclose, release, settle, withdraw
 from ulos_stream.executors.engine import Engine, Refused
 from ulos_stream.executors.printed import Printed
-from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, hosts_file, owner
+from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, hosts_file, limits, owner
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
 
@@ -37,6 +37,8 @@ LOOK_S = (0.5, 10.0)
 """Least and most seconds between two looks at the disk; in between, twenty times what a look takes."""
 CANNOT_START = (126, 127)
 """Exit codes of an init that finds no such program, or one that it may not execute."""
+KILLED = 137
+"""Exit code of a program that SIGKILL ended: 128 and the signal's number."""
 INITS = (b"[FATAL tini (", b"ERROR (catatonit:")
 """How Docker's and Podman's init begin the line in which they say so."""
 
@@ -71,7 +73,11 @@ class ContainerExecutor:
             container = await asyncio.shield(creating)
             with self._engine.counted():
                 exit_code = await self._execute(container, job)
+            job.facts["exit_code"] = str(exit_code)
             await finish(asyncio.to_thread(settle, job.directory))
+            if exit_code == KILLED and await self._engine.ran_out_of_memory(container):
+                limit = f"{self._descriptor.sandbox.memory_mib} MiB"
+                raise ExecutorCrashed(f"out of memory: killed at its limit of {limit}, files in /tmp included")
             verdict = judge(self._descriptor, exit_code, job.directory)
             if verdict is Verdict.FAIL and await self._engine.was_killed(container):
                 raise EngineFault("the container was stopped from outside")
@@ -177,6 +183,7 @@ class ContainerExecutor:
             # Attached before the start, so that no output is lost.
             await self._engine.ask(lambda _: stream.__aenter__())
             job.facts["image"] = container["Image"]
+            job.output.remark(f"{image} {container['Image']}: {limits(self._descriptor.sandbox)}")
             await self._start(container)
             async with asyncio.TaskGroup() as group:
                 copying = group.create_task(self._copy(stream, printed))

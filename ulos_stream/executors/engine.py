@@ -145,6 +145,10 @@ class Engine:
         started_at = (await self.ask(lambda _: container.show()))["State"]["StartedAt"]
         return await self.ask(lambda docker: _find_kill(docker, container.id, started_at))
 
+    async def ran_out_of_memory(self, container: "DockerContainer") -> bool:
+        """Whether the kernel killed something in a container at its limit of memory; some engines never say so."""
+        return bool((await self.ask(lambda _: container.show()))["State"]["OOMKilled"])
+
     async def read_log(self, container: "DockerContainer") -> dict[int, bytes]:
         """What the engine has written down of a container's output (1) and errors (2)."""
         return await self.ask(lambda docker: _read_log(docker, container.id))

@@ -56,6 +56,7 @@ class ProcessExecutor:
         try:
             process, _ = await asyncio.shield(starting)
             exit_code = await process.wait()
+            job.facts["exit_code"] = str(exit_code)
         finally:
             await finish(_end(starting, copying))
         if not copying.cancelled():

@@ -49,6 +49,14 @@ def owner(sandbox: Sandbox) -> tuple[int, int] | None:
     return int(uid), int(gid)
 
 
+def limits(sandbox: Sandbox) -> str:
+    """What holds a run, in words."""
+    cores = f"{sandbox.cpus:g} core" + "s" * (sandbox.cpus != 1)
+    network = "no network" if sandbox.network == "none" else f"{sandbox.network} network"
+    room = f"{sandbox.memory_mib} MiB of memory, {sandbox.disk_mib} MiB of disk"
+    return f"{room}, {cores}, {sandbox.pids} processes, {network}"
+
+
 def hosts_file(job: Job) -> Path:
     """What is mounted as `/etc/hosts` where there is no network: beside the directory, so the engine sees it too."""
     return job.directory.with_name(f"{job.directory.name}.hosts")
