@@ -91,6 +91,16 @@ def docker() -> str:
         return local_image("ulos-test/hello", "echo hello\n")
 
 
+@pytest.fixture
+def no_image(tmp_path: Path) -> Path:
+    """A folder of executors whose only one, `no-image`, can never run: its image is not there."""
+    folder = tmp_path / "executors" / "no-image"
+    folder.mkdir(parents=True)
+    descriptor = 'kind = "container"\nrouting_key = "no-image"\nimage = "ulos-test/no-such-image"\n'
+    (folder / "executor.toml").write_text(descriptor)
+    return folder.parent
+
+
 @pytest.fixture(scope="session")
 def built() -> Callable[[str], Path]:
     """Builds the image of one shipped executor, unless it needs none; returns the executor's folder.

@@ -89,10 +89,9 @@ async def test_a_node_that_is_told_to_end_serves_until_its_last_stage_has_ended(
     assert heard[-1].event == "acknowledged"
 
 
-async def test_what_a_node_is_can_be_asked(world: World, port: int) -> None:
-    async with world.node(
-        ULOS_HTTP_PORT=str(port), ULOS_NODE="n-1", MESSAGE_BROKER_PREFETCH_COUNT="3", ULOS_ARCHIVE_DEPTH="7"
-    ):
+async def test_what_a_node_is_can_be_asked(world: World, port: int, no_image: Path) -> None:
+    changes = {"MESSAGE_BROKER_PREFETCH_COUNT": "3", "ULOS_ARCHIVE_DEPTH": "7", "ULOS_EXECUTORS_PATH": str(no_image)}
+    async with world.node(ULOS_HTTP_PORT=str(port), ULOS_NODE="n-1", **changes):
         status, info = await get(port, "/info")
 
     executors = {each["key"]: each for each in info.pop("executors")}
@@ -100,8 +99,8 @@ async def test_what_a_node_is_can_be_asked(world: World, port: int) -> None:
     assert info.pop("limits").items() >= {"stages_at_once": 3, "max_timeout_s": 86_400}.items()
     assert info == {"version": __version__, "node": "n-1", "queue": world.tasks.name}
     assert executors["testing"].items() >= {"is_prefix": True, "kind": "mock", "unavailable": None}.items()
-    assert executors["cypress-grammar"]["kind"] == "container"
-    assert executors["cypress-grammar"]["unavailable"]
+    assert executors["no-image"]["kind"] == "container"
+    assert executors["no-image"]["unavailable"]
 
 
 async def test_nothing_that_is_served_holds_a_password(world: World, port: int) -> None:

@@ -197,7 +197,7 @@ async def test_nothing_of_a_stage_stays_on_the_node(world: World, tmp_path: Path
 CRASHES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "the executor raises": (a_tree("crash"), {}, "executor_crashed", "crash"),
     "no executor has this key": (a_tree("nobody"), {}, "unknown_executor", "'nobody'"),
-    "an image that is not on the node": (a_tree("gcode-execution"), {}, "executor_unavailable", ""),
+    "an image that is not on the node": (a_tree("no-image"), {}, "executor_unavailable", ""),
     "no artifact": (a_tree("pass"), {"filePath": "/missing.zip"}, "artifact_missing", "/missing.zip"),
     "an artifact that is no zip": (a_tree("pass"), {"filePath": "/broken.zip"}, "archive_rejected", "zip"),
     "an artifact with ..": (a_tree("pass"), {"filePath": "/evil.zip"}, "archive_rejected", ".."),
@@ -216,14 +216,14 @@ CRASHES: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize(("tree", "fields", "code", "detail"), CRASHES.values(), ids=CRASHES.keys())
 async def test_a_stage_that_cannot_be_carried_out_is_reported_and_rejected(
-    world: World, tree: dict[str, Any], fields: dict[str, Any], code: str, detail: str
+    world: World, tree: dict[str, Any], fields: dict[str, Any], code: str, detail: str, no_image: Path
 ) -> None:
     (world.artifacts / "broken.zip").write_bytes(a_zip()[:-10])
     (world.artifacts / "evil.zip").write_bytes(a_zip(hello_txt="hi").replace(b"hello.txt", b"../lo.txt"))
     task = world.task(tree, note="kept", **fields)
     delay = "5" if tree["routingKey"] == "testing" else "0"
 
-    async with world.node(ULOS_MOCK_DELAY_S=delay):
+    async with world.node(ULOS_MOCK_DELAY_S=delay, ULOS_EXECUTORS_PATH=str(no_image)):
         await world.send(task)
         heard = await world.hear_the_end()
 

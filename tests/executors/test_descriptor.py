@@ -230,13 +230,17 @@ def test_every_key_is_explained(model: type[Any]) -> None:
         ),
     ],
 )
-def test_the_shipped_descriptors_keep_the_container_contract_of_ulos(
+def test_the_descriptors_for_images_of_ulos_keep_its_container_contract(
     key: str, image: str, mount: str, working_dir: str | None, passes: str, environment: dict[str, str]
 ) -> None:
-    descriptor = read_descriptor(shipped("executors") / key / "executor.toml")
+    descriptor = read_descriptor(shipped("samples") / "ulos-images" / key / "executor.toml")
+    ours = read_descriptor(shipped("executors") / key / "executor.toml")
 
     assert isinstance(descriptor, ContainerDescriptor)
     assert (descriptor.routing_key, descriptor.image, descriptor.command) == (key, image, ["run"])
     assert (descriptor.mount, descriptor.working_dir) == (mount, working_dir)
     assert (descriptor.passes, descriptor.verdict_file) == (passes, "results/passed.log")
     assert descriptor.environment == environment
+    assert isinstance(ours, ContainerDescriptor)
+    assert (ours.routing_key, ours.image, ours.command, ours.mount) == (key, image, ["run"], mount)
+    assert ours.environment.items() >= environment.items()
