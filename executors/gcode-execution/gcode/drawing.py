@@ -22,7 +22,7 @@ TRAVEL, WRONG, START, END, EDGE, GRID = "#8c8c8c", "#d55e00", "#009e73", "#00000
 LAYERS = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.92, 256)))
 """From the lowest to the highest; the yellow at its end would be pale on white."""
 ALONE = LAYERS(0.3)
-"""Of a single layer, and of all together in the legend."""
+"""Of a single layer."""
 SPARE = 0.5
 """Of the printer's size: how far a move that leaves it can be followed."""
 PIECE = 32
@@ -75,6 +75,7 @@ class Drawing:
         self._travel = np.isin(kinds, simulation.travel)
         self._heights = np.unique(self._points[self._work, 2].round(3))
         self._is_heavy = len(self._points) > MOST_VECTORS
+        self._dashes = "solid" if self._is_heavy else (0, (6, 4))  # each dash is a line to be drawn
 
     def save(self, path: Path) -> list[tuple[str, Path]]:
         """Write every picture as PNG and as SVG.
@@ -91,6 +92,7 @@ class Drawing:
                 figure = make()
                 png = path.with_name(f"{path.name}-{ending}.png")
                 figure.savefig(png, dpi=DPI)
+                figure.set_layout_engine(None)  # all has its place now; to look for it again would draw all lines twice
                 figure.savefig(png.with_suffix(".svg"), dpi=DPI, metadata={"Date": None})
                 saved.append((title, png))
         return saved
@@ -170,7 +172,7 @@ class Drawing:
     def _draw(self, axes: Axes, projection: Any, points_per_mm: float) -> None:
         width = float(np.clip(self._printer.nozzle_diameter * points_per_mm, 0.3, 2.5))
         points = self._points @ projection
-        self._lines(axes, points, self._travel, color=TRAVEL, linewidth=0.6, linestyle=(0, (6, 4)))
+        self._lines(axes, points, self._travel, color=TRAVEL, linewidth=0.6, linestyle=self._dashes)
         for heights in np.array_split(self._heights, min(len(self._heights), MOST_COLOURS) or 1):
             if len(heights):
                 z = self._points[:, 2].round(3)
@@ -215,16 +217,20 @@ class Drawing:
         return LAYERS(self._scale()(height)) if len(self._heights) > 1 else ALONE
 
     def _explain(self, figure: Figure, axes: Any) -> None:
+        done = "printed" if self._simulation.extrudes else "drawn"
+        several = len(self._heights) > 1
         entries = [
-            Line2D([], [], color=ALONE, linewidth=2, label="printed" if self._simulation.extrudes else "drawn"),
-            Line2D([], [], color=TRAVEL, linewidth=1, dashes=(4, 3), label="travel"),
+            Line2D([], [], color=LAYERS(0.5), linewidth=2, label=f"{done}, coloured by Z")
+            if several
+            else Line2D([], [], color=ALONE, linewidth=2, label=done),
+            Line2D([], [], color=TRAVEL, linewidth=1, linestyle=self._dashes, label="travel"),
             Line2D([], [], color=START, marker="o", linestyle="", label="start"),
             Line2D([], [], color=END, marker="s", linestyle="", label="end"),
         ]
         if self._wrong.any():
             entries.append(Line2D([], [], color=WRONG, linewidth=2, label="leaves the printer"))
         figure.legend(handles=entries, loc="outside lower center", ncols=len(entries), frameon=False)
-        if len(self._heights) > 1:
+        if several:
             ticks = self._heights if len(self._heights) <= 12 else None
             bar = figure.colorbar(ScalarMappable(self._scale(), LAYERS), ax=axes, ticks=ticks, shrink=0.7, pad=0.02)
             bar.set_label("Z of the layer (mm)")

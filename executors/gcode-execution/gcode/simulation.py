@@ -25,8 +25,8 @@ MOST_TOLD = 30
 """Lines that are told of for each rule; the rest is counted. More would not be read."""
 MOST_LINES = 2_000_000
 """Of a file; a minute's worth."""
-MOST_POINTS = 1_000_000
-"""Of the way that are kept to be drawn: 13 MB."""
+MOST_POINTS = 600_000
+"""Of the way that are kept to be drawn: a minute's worth at most."""
 
 
 class Rule(enum.StrEnum):
