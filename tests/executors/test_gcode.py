@@ -314,18 +314,32 @@ def test_an_arc_leaves_the_printer_between_ends_that_are_inside() -> None:
 
 def test_every_axis_is_told_once_when_it_leaves_and_not_while_it_stays_away() -> None:
     simulation = simulated(
-        "G28", "G1 X201 Y-1 Z10 F3000", "G1 Y50", "G1 Z201", "G1 X202", "G1 X200.0000001 Z200", "G91", "G1 X-201"
+        "G28",
+        "G1 X201 Y-1 Z10 F3000",
+        "G1 Z11",
+        "G1 Y50",
+        "G1 Z201",
+        "G1 X202",
+        "G1 X200.0000001 Z200",
+        "G91",
+        "G1 X-201",
     )
 
     assert told(simulation) == {
         Rule.VOLUME: [
             (2, "X gets to 201, beyond MAX_X = 200"),
             (2, "Y gets to -1, below 0"),
-            (4, "Z gets to 201, beyond MAX_Z = 200"),
-            (5, "X gets to 202, beyond MAX_X = 200"),
-            (8, "X gets to -1, below 0"),
+            (5, "Z gets to 201, beyond MAX_Z = 200"),
+            (6, "X gets to 202, beyond MAX_X = 200"),
+            (9, "X gets to -1, below 0"),
         ]
     }
+
+
+def test_the_way_back_into_the_printer_is_drawn_as_outside_too() -> None:
+    simulation = simulated("G28", "G1 X300 F3000", "G1 X10", "G1 Y10")
+
+    assert [kind >= OUTSIDE for kind in simulation.path.kinds] == [False, False, True, True, False]
 
 
 def test_units_distances_and_the_origin_change_where_a_number_leads() -> None:

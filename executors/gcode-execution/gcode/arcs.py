@@ -96,5 +96,5 @@ def _arc(start: Point, end: Point, centre: Point, radius: float, clockwise: bool
     sweep = math.atan2(end[1] - centre[1], end[0] - centre[0]) - begin
     turn = 2 * math.pi
     if math.dist(start, end) <= SAME:
-        sweep = turn
+        sweep = 0.0  # a whole turn, by the next line
     return Arc(centre, radius, begin, sweep % turn - turn if clockwise else turn - -sweep % turn)
