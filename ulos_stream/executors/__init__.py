@@ -86,6 +86,11 @@ class Executor(Protocol):
         """How much of a run's output is kept."""
         ...
 
+    @property
+    def device(self) -> str | None:
+        """The machine that it must have for itself while it runs; see `Leases`."""
+        ...
+
     async def run(self, job: Job) -> Verdict:
         """Do the work in `job.directory`, print to `job.output`, return the verdict.
 

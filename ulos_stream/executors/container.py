@@ -64,6 +64,10 @@ class ContainerExecutor:
     def output_limit_bytes(self) -> int:
         return self._descriptor.sandbox.output_mib * MIB
 
+    @property
+    def device(self) -> str | None:
+        return self._descriptor.device
+
     async def run(self, job: Job) -> Verdict:
         if mistake := self._wrong_user() or await self._wrong_runtime():
             raise ExecutorUnavailable(mistake)

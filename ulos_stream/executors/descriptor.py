@@ -15,6 +15,7 @@ What the file leaves out has a safe default, written at the fields below.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -56,6 +57,12 @@ def _inside(path: str) -> str:
     if "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError("must be a relative path without '.', '..' or empty parts, like results/passed.log")
     return path
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError("must be a name of at most 100 letters, digits, '.', '-' and '_', like arm-1")
+    return name
 
 
 def _absolute(path: str) -> str:
@@ -147,6 +154,9 @@ class _Executor(_Table):
     """Relative to the job's directory. Deleted before the run, and removed after it: it must be the run's own."""
     environment: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_value)]] = {}
     """Variables for the run. Nothing of the node's own environment gets there: it holds passwords."""
+    device: Annotated[str, AfterValidator(_device)] | None = None
+    """Name of a machine that one stage at a time may use, over all nodes: a stage runs only while its node holds the
+    lease on it. Waiting for that is not the task's time. Executors that name the same device take turns."""
 
     @field_validator("routing_key_prefix")
     @classmethod
@@ -162,7 +172,11 @@ class ProcessDescriptor(_Executor):
     kind: Literal["process"]
     command: Annotated[list[Annotated[str, AfterValidator(_word)]], Field(min_length=1)]
     """Program and arguments. A relative path with a `/` starts at the descriptor's folder; a bare name is looked
-    up in PATH. It runs in the job's directory."""
+    up in PATH. It runs in the job's directory. With a `device`, exit code 75 (EX_TEMPFAIL of sysexits.h) says that
+    the machine failed: nobody's verdict, the stage is tried again."""
+    stop_s: Annotated[float, Field(ge=0, le=600)] = 0
+    """Seconds between SIGTERM and SIGKILL when the stage must end early (timeout, cancellation, loss of the device):
+    time to bring a machine to rest. The device stays held meanwhile. 0: SIGKILL at once, for what drives nothing."""
     sandbox: ProcessSandbox = ProcessSandbox()
 
 

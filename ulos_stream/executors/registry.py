@@ -86,6 +86,11 @@ class Registry:
         """Containers that this node has started and that have not ended."""
         return self._engine.running
 
+    @property
+    def devices(self) -> list[str]:
+        """The machines that these executors need."""
+        return sorted({entry.executor.device for entry in self if entry.executor.device})
+
     async def check(self) -> dict[str, str]:
         """Which executors cannot run on this node now, and why, by key."""
         reasons = await asyncio.gather(*(_look(entry.executor) for entry in self))
