@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import access_to, conclude, places_of, plain
+from ulos_stream.commands import conclude, places_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,6 +74,7 @@ def dev(
 
 async def _declare(settings: "Settings", executors: "Registry") -> None:
     from ulos_stream.errors import TopologyMismatch
+    from ulos_stream.settings import access_to
     from ulos_stream.topology.connection import connected, version
     from ulos_stream.topology.declaring import declare
     from ulos_stream.topology.places import wanted_for_trying
