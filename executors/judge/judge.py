@@ -73,7 +73,7 @@ class Judge:
         self._is_running = False
         self.copy = Path(tempfile.gettempdir()) / "submission"
         """The student's copy of the submission; its program starts in there."""
-        self._empty_results()
+        empty(self.results)
         self._copy()
 
     def run(
@@ -132,7 +132,7 @@ class Judge:
                 os.seteuid(0)
         self._is_running = False
         if not self.is_apart:
-            self._empty_results()
+            empty(self.results)
 
     def adopt(self, paths: Iterable[Path], folder: str) -> None:
         """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
@@ -157,7 +157,7 @@ class Judge:
             target.write_bytes(content)
 
     def conclude(self, checks: Sequence[Check], *, expected: int | None = None, notes: str = "") -> NoReturn:
-        """Write the reports and, if everything passed, the verdict file; end with the exit code to match.
+        """Kill what the student's program runs, and conclude as `conclude` does.
 
         Args:
             checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
@@ -168,29 +168,7 @@ class Judge:
         if expected is not None and len(checks) != expected:
             told = f"{len(checks)} of {expected} checks were reported; the program ended early, or told its own story"
             checks = [*checks, Check("all checks were carried out", False, told)]
-        passed = bool(checks) and all(check.passed or check.warning for check in checks)
-        verdict = "PASS" if passed else "FAIL"
-        report = {
-            "executor": self.name,
-            "verdict": verdict,
-            "checks": [
-                {"name": c.name, "status": c.status, "message": c.message, "file": c.file, "line": c.line}
-                for c in checks
-            ],
-        }
-        (self.results / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        (self.results / "report.md").write_text(_markdown(self.name, verdict, checks, notes))
-        failed = sum(check.status == "failed" for check in checks)
-        print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
-        if passed:
-            (self.results / PASSED).write_text("")
-        sys.exit(0 if passed else 1)
-
-    def _empty_results(self) -> None:
-        if self.results.is_symlink() or self.results.is_file():
-            self.results.unlink()
-        shutil.rmtree(self.results, ignore_errors=True)
-        self.results.mkdir(exist_ok=True)
+        conclude(self.name, self.results, checks, notes=notes)
 
     def _copy(self) -> None:
         """Give the student's program a submission of its own: read by us, written by its user."""
@@ -203,6 +181,43 @@ class Judge:
         unpacked = subprocess.run(["sh", "-c", script, self.copy], stdin=packing.stdout, **user)  # type: ignore[call-overload]
         if packing.wait() or unpacked.returncode:
             sys.exit("the submission cannot be copied to /tmp: is it larger than tmpfs_mib?")
+
+
+def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = "") -> NoReturn:
+    """Write the reports and, if everything passed, the verdict file; end with the exit code to match.
+
+    All that an executor needs which runs nothing of the student's.
+
+    Args:
+        name: The executor.
+        results: The folder, which is there.
+        checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
+        notes: Markdown that follows the checks in `report.md`.
+    """
+    passed = bool(checks) and all(check.passed or check.warning for check in checks)
+    verdict = "PASS" if passed else "FAIL"
+    report = {
+        "executor": name,
+        "verdict": verdict,
+        "checks": [
+            {"name": c.name, "status": c.status, "message": c.message, "file": c.file, "line": c.line} for c in checks
+        ],
+    }
+    (results / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (results / "report.md").write_text(_markdown(name, verdict, checks, notes))
+    failed = sum(check.status == "failed" for check in checks)
+    print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
+    if passed:
+        (results / PASSED).write_text("")
+    sys.exit(0 if passed else 1)
+
+
+def empty(results: Path) -> None:
+    """Make `results` an empty folder, whatever the submission has in its place."""
+    if results.is_symlink() or results.is_file():
+        results.unlink()
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir(exist_ok=True)
 
 
 def _capabilities() -> set[int]:
