@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from simulated_arm import simulated_arm
 from trial import Trial, a_trial
 
 from ulos_stream import shipped
+from ulos_stream.executors.descriptor import read_descriptor
 
 SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
 
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    with a_trial(tmp_path_factory.mktemp("node")) as trial:
-        yield trial
+    port = read_descriptor(shipped("executors") / "robot-arm" / "executor.toml").environment["ARM_PORT"]
+    with simulated_arm(tmp_path_factory.mktemp("arm"), port=int(port)), a_trial(tmp_path_factory.mktemp("node")) as it:
+        yield it
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.parent.parent.name}-{sample.stem}")
