@@ -237,13 +237,10 @@ async def test_a_report_that_is_none_is_said(tmp_path: Path, content: str, said:
         (PROCESS.replace('"check"', '"pass"'), "routing_key: 'pass' is claimed by built in too; change one"),
     ],
 )
-@pytest.mark.parametrize("command", ["test", "build"])
-async def test_a_wrong_descriptor_is_said_with_file_key_and_remedy(
-    tmp_path: Path, descriptor: str, said: str, command: str
-) -> None:
+async def test_a_wrong_descriptor_is_said_with_file_key_and_remedy(tmp_path: Path, descriptor: str, said: str) -> None:
     folder = an_executor(tmp_path, descriptor, "pass-x")
 
-    ended = await ulos("executor", command, str(folder))
+    ended = await ulos("executor", "test", str(folder))
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert [line for line in ended.stderr.splitlines() if line.startswith(f"ulos: {folder}/executor.toml: {said}")]
@@ -264,12 +261,15 @@ async def test_a_wrong_descriptor_is_said_with_file_key_and_remedy(
         ),
         (("test", "{folder}", "/no/such.zip"), "'/no/such.zip' does not exist"),
         (("build", "{folder}"), "/check: is of the kind process, which has no image"),
+        (("build", "{odd}"), "/odd/executor.toml: kind: is missing; write kind ="),
     ],
 )
 async def test_what_cannot_be_meant_ends_with_2(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
-    folder = an_executor(tmp_path, PROCESS)
+    folder, odd = an_executor(tmp_path, PROCESS), tmp_path / "odd"
+    odd.mkdir()
+    (odd / "executor.toml").touch()
 
-    ended = await ulos("executor", *(word.format(folder=folder) for word in arguments))
+    ended = await ulos("executor", *(word.format(folder=folder, odd=odd) for word in arguments))
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert said in " ".join(ended.stderr.replace("│", " ").split())
