@@ -20,14 +20,18 @@ TEN_MINUTES_S = 600
 @pytest.mark.timeout(TEN_MINUTES_S + 60)
 def test_the_tutorial_makes_tests_and_ships_an_executor(tmp_path: Path, local_base: str) -> None:
     steps = re.findall(r"```sh\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    binaries = Path(sys.executable).parent
-    home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": f"{binaries}:{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     begun = time.monotonic()
 
     shell = subprocess.Popen(
-        ["bash", "-eu", "-c", "\n".join(steps)], cwd=tmp_path, env={**home, "ULOS_BASE_IMAGE": local_base}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        ["bash", "-eu", "-c", "\n".join(steps)],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PATH": path, "ULOS_BASE_IMAGE": local_base},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         printed, _ = shell.communicate(timeout=TEN_MINUTES_S)
     finally:  # what it keeps in the background too, if it ended early
