@@ -52,7 +52,7 @@ def values(about: dict[str, Any]) -> str:
 def rows(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str, str]]:
     """Of each key what it takes, its default, and what it means."""
     properties = model.model_json_schema()["properties"]
-    found = {}
+    found: dict[str, tuple[str, str, str]] = {}
     for name, info in model.model_fields.items():
         if isinstance(info.default, BaseModel):
             found |= rows(type(info.default), f"{name}.")

@@ -1,6 +1,9 @@
 """The folder of a new executor: every key is in its descriptor, and only names that work are taken."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -116,3 +119,32 @@ async def test_what_is_wrong_ends_the_command_with_2(arguments: tuple[str, ...],
 
     assert (ended.returncode, ended.stdout) == (2, "")
     assert said in " ".join(ended.stderr.replace("│", " ").split())
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This package as a wheel leaves it, byte code included."""
+    site = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target"]
+    subprocess.run([*pip, site, Path(__file__).parent.parent], check=True, capture_output=True)
+    return site
+
+
+@pytest.mark.parametrize("kind", ["container", "process", "inline"])
+async def test_an_installed_package_writes_the_same(installed: Path, tmp_path: Path, kind: Kind) -> None:
+    scaffold("word-count", kind, tmp_path)
+    (tmp_path / "again").mkdir()
+
+    arguments = ("executor", "new", "word-count", "--kind", kind, "--into", str(tmp_path / "again"))
+    ended = await ulos(*arguments, PYTHONPATH=str(installed), PYTHONSAFEPATH="1")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert files(tmp_path / "again" / "word-count") == files(tmp_path / "word-count")
+
+
+def files(folder: Path) -> dict[str, tuple[str, bool]]:
+    return {
+        str(file.relative_to(folder)): (file.read_text(), os.access(file, os.X_OK))
+        for file in folder.rglob("*")
+        if file.is_file()
+    }

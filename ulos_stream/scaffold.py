@@ -40,7 +40,7 @@ def scaffold(name: str, kind: Kind, into: Path) -> Path:
     if mistake := _unfit(name, module if kind == "inline" else ""):
         raise ConfigurationError(f"{name!r} {mistake}")
     try:
-        shutil.copytree(TEMPLATES / kind, folder)
+        shutil.copytree(TEMPLATES / kind, folder, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copytree(TEMPLATES / "samples", folder / "samples")
         for file in filter(Path.is_file, folder.rglob("*")):
             file.write_text(file.read_text().replace("{{name}}", name).replace("{{module}}", module))
