@@ -102,13 +102,16 @@ def no_image(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def built() -> Callable[[str], Path]:
-    """Builds the image of one shipped executor, unless it needs none; returns the executor's folder.
-
-    On a base that is made here, and once a session: no registry is asked.
-    """
+def local_base() -> str:
+    """A base for images that is made here: no registry is asked."""
     base = "ulos-debian"
     subprocess.run([shipped("executors").parent / ".ci" / "debian.sh", base], check=True)
+    return base
+
+
+@pytest.fixture(scope="session")
+def built(local_base: str) -> Callable[[str], Path]:
+    """Builds the image of one shipped executor, unless it needs none, once a session; returns the executor's folder."""
 
     @functools.cache
     def built(name: str) -> Path:
@@ -116,7 +119,7 @@ def built() -> Callable[[str], Path]:
         descriptor = read_descriptor(folder / "executor.toml")
         if isinstance(descriptor, ContainerDescriptor):
             with required():
-                build(folder, descriptor.image, base=base)
+                build(folder, descriptor.image, base=local_base)
         return folder
 
     return built

@@ -142,7 +142,7 @@ class Node(BaseSettings):
     """Where the directories of running stages are made, the system's place for temporary files by default. The
     container engine must see the same path."""
     executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
-    """Folders with an `executor.toml` in each subfolder, separated by `:`; the shipped ones by default."""
+    """Folders with an `executor.toml`, or with one in each subfolder, separated by `:`; the shipped ones by default."""
     require_executors: Annotated[tuple[str, ...], NoDecode, _split(",")] = ()
     """Routing keys, separated by `,`, whose executors must be available before anything is consumed."""
     mock_delay_s: Annotated[float, Field(ge=0)] = 0

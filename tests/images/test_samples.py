@@ -3,7 +3,6 @@
 A new sample is tested by being there: `executors/NAME/samples/pass-…`, `fail-…` or `crash-…`, a folder or a zip.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from trial import Trial, a_trial
 
 from ulos_stream import shipped
 from ulos_stream.executors.descriptor import read_descriptor
+from ulos_stream.executors.report import Report
 
 SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
 
@@ -32,7 +32,7 @@ def test_a_sample_ends_as_its_name_says(sample: Path, trial: Trial, built: Calla
 
     assert ending.word == sample.stem.partition("-")[0], ending.text
     if ending.word != "crash":
-        report = json.loads(ending.result["results/report.json"])
-        assert report["verdict"] == ending.word.upper()
+        report = Report.model_validate_json(ending.result["results/report.json"])
+        assert report.verdict == ending.word.upper()
         assert "results/report.md" in ending.result
         assert "results/passed.log" not in ending.result

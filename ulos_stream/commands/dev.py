@@ -26,7 +26,9 @@ def dev(
     queue: Annotated[str, typer.Option(metavar="NAME", help="The node's consumption queue.")] = "processing-queue",
     executors: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, file_okay=False, help="A folder of executors, beside the shipped ones; repeatable."),
+        typer.Option(
+            exists=True, file_okay=False, help="An executor, or a folder of some, beside the shipped ones; repeatable."
+        ),
     ] = None,
     env_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the variables there too.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave a copy of the storage behind, and say where.")] = False,

@@ -118,7 +118,7 @@ class ContainerExecutor:
         image = self._descriptor.image
         advice = f"get it with `docker pull {image}`, or build it under that name"
         if (self._folder / "Dockerfile").exists():
-            advice = f"build it with `docker build -t {image} {self._folder}`"
+            advice = f"build it with `ulos executor build {self._folder}`"
         return f"the image {image!r} is not on this node; {advice}"
 
     def _prepare(self, job: Job) -> Path:
@@ -186,7 +186,7 @@ class ContainerExecutor:
         try:
             # Attached before the start, so that no output is lost.
             await self._engine.ask(lambda _: stream.__aenter__())
-            job.facts["image"] = container["Image"]
+            job.facts.update(image=container["Image"], container=container.id)
             job.output.remark(f"{image} {container['Image']}: {limits(self._descriptor.sandbox)}")
             await self._start(container)
             async with asyncio.TaskGroup() as group:

@@ -60,6 +60,7 @@ class ProcessExecutor:
         starting = asyncio.create_task(self._start(job.directory, writable))
         try:
             process, _ = await asyncio.shield(starting)
+            job.facts["process"] = str(process.pid)
             exit_code = await process.wait()
             job.facts["exit_code"] = str(exit_code)
         finally:
