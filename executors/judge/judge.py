@@ -115,8 +115,12 @@ class Judge:
         arguments = {"stdin": subprocess.DEVNULL, "cwd": self.copy, "env": given, "start_new_session": True}
         return subprocess.Popen(command, **{**arguments, **user, **streams})  # type: ignore[call-overload,no-any-return]
 
-    def end(self) -> None:
-        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay."""
+    def end(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay.
+
+        Args:
+            process: Kill only this one and what it has started in its own session; others still run.
+        """
         if not self._is_running:
             return
         # `kill -1` reaches all that this user may signal, but itself and the container's init: no process can fork
@@ -124,12 +128,14 @@ class Judge:
         if self.is_apart:
             os.seteuid(STUDENT)
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-process.pid if process else -1, signal.SIGKILL)
         except ProcessLookupError:
             pass
         finally:
             if self.is_apart:
                 os.seteuid(0)
+        if process:
+            return
         self._is_running = False
         if not self.is_apart:
             self._empty_results()
