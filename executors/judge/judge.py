@@ -15,6 +15,7 @@ Python 3.11 or newer and nothing else: it is copied into images.
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -31,6 +32,8 @@ CAP_SETGID, CAP_SETUID = 6, 7
 """Numbers of the capabilities (linux/capability.h)."""
 PASSED = "passed.log"
 MOST_ADOPTED_BYTES = 64 * 1024 * 1024
+MOST_LINES = 40
+"""Of a message in `report.md`; `report.json` has all of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,10 +229,24 @@ def _markdown(name: str, verdict: str, checks: Sequence[Check], notes: str) -> s
     for check in sorted(checks, key=lambda check: order[check.status]):
         place = f" ({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
         lines.append(f"- {marks[check.status]} **{_plain(check.name)}**{_plain(place)}")
-        lines += [f"  {_plain(line)}" for line in check.message.splitlines()[:40]]
+        lines += [f"  {line}".rstrip() for line in _message(check.message)]
     return "\n".join([*lines, *(["", notes.rstrip()] if notes else []), ""])
+
+
+def _message(text: str) -> list[str]:
+    """One line as text, several as they are: a comparison or a traceback has its columns."""
+    lines = [_printable(line) for line in text.splitlines()[:MOST_LINES]]
+    if len(lines) < 2:
+        return [_plain(line) for line in lines]
+    fence = "`" * max(3, *(len(run) + 1 for line in lines for run in re.findall("`+", line)), 3)
+    return [f"{fence}text", *lines, fence]
 
 
 def _plain(text: str) -> str:
     """`text` with nothing in it that Markdown or HTML would act on."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in text if c.isprintable())
+    text = re.sub(r"[\\`*<>\[\]~|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", _printable(text))
+    return re.sub(r"^(\s*\d*)([-+=#.)])", r"\1\\\2", text)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -26,9 +26,9 @@ import types
 import weakref
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import pytest
+from _pytest.outcomes import Failed  # pytest.fail.Exception, of which mypy knows nothing
 from judge import Judge
 
 from apart import wire
@@ -40,12 +40,12 @@ _ASKED_FOR = ("__annotations__", "__name__", "__qualname__")
 _UNARY = ("abs", "contains", "delitem", "getitem", "index", "invert", "neg", "pos", "setitem")
 _BINARY = ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor")
 _BUILTINS = (
-    *("bool", "bytes", "complex", "dir", "divmod", "float", "format", "hash", "int", "iter", "len", "next", "repr"),
+    *("bool", "bytes", "complex", "dir", "divmod", "float", "format", "hash", "int", "iter", "len", "next"),
     *("reversed", "round", "str"),
 )
 
 
-class Lost(pytest.fail.Exception):
+class Lost(Failed):
     """The student's process did not do its part: the test fails, whatever exceptions it expects."""
 
     def __init__(self, reason: str) -> None:
@@ -93,7 +93,7 @@ class Student:
         """Why a module is not tried again."""
         self._objects: weakref.WeakValueDictionary[int, Remote] = weakref.WeakValueDictionary()
         self._functions: dict[int, Callable[..., object]] = {}
-        self._classes: dict[tuple[str, type[BaseException]], type[BaseException]] = {}
+        self._classes: dict[tuple[str, tuple[type[BaseException], ...]], type[BaseException]] = {}
 
     @property
     def judge(self) -> Judge:
@@ -189,8 +189,8 @@ class Student:
         if exit_code is None:
             return "the program closed its line to the tests"
         if exit_code < 0:
-            name = signal.Signals(-exit_code).name
-            return f"the program was ended by {name} in the middle of the test" + " (out of memory?)" * (name == "SIGKILL")
+            ended = f"the program was ended in the middle of the test: {signal.strsignal(-exit_code)}"
+            return ended + " (out of memory?)" * (exit_code == -signal.SIGKILL)
         return f"the program ended in the middle of the test, with exit code {exit_code}: nothing may call exit() here"
 
     def _load(self, module: str) -> None:
@@ -205,9 +205,9 @@ class Student:
             self._unusable[module] = f"import {module}: {lost}"
             raise type(lost)(self._unusable[module]) from None
         except ModuleNotFoundError as exc:
-            if exc.name != module:
+            if str(exc) != f"No module named {module!r}":
                 raise
-            raise ModuleNotFoundError(f"the submission has no {module}.py", name=module) from None
+            raise ModuleNotFoundError(f"the submission has no {module}.py") from None
         self._loaded.add(module)
 
     def _encode(self, value: object, given: wire.Arguments, *, keep: bool = True) -> Any:
@@ -268,38 +268,35 @@ class Student:
             name = type(exc).__name__
             return ["raised", f"builtins.{name if hasattr(builtins, name) else 'Exception'}", [str(exc)]]
 
-    def _class(self, names: Sequence[str]) -> type[BaseException]:
-        """The exception class of these names, itself first: a builtin one, or one made to stand for it."""
-        known: type[BaseException] = RemoteError
-        made: list[str] = []
-        for name in names[:MOST_LINES]:
-            found = getattr(builtins, name.removeprefix("builtins."), None)
-            if isinstance(found, type) and issubclass(found, (Exception, SystemExit)):
-                known = found
-                break
-            made.insert(0, name)
-        for name in made:
-            module, _, short = name.rpartition(".")
-            bases = (known,) if issubclass(known, RemoteError) else (RemoteError, known)
-            known = self._classes.setdefault((name, known), type(short, bases, {"__module__": module}))
-        return known
+    def _class(self, description: Sequence[Any]) -> type[BaseException]:
+        """The builtin exception class that is described, or one that stands for the student's."""
+        name, bases = description
+        known = getattr(builtins, name.removeprefix("builtins."), None)
+        if isinstance(known, type) and issubclass(known, (Exception, SystemExit)):
+            return known  # the others, KeyboardInterrupt for example, would mean something to pytest
+        kinds = tuple(self._class(base) for base in bases)
+        if not any(issubclass(kind, RemoteError) for kind in kinds):
+            kinds = (RemoteError, *kinds)
+        module, _, short = name.rpartition(".")
+        return self._classes.setdefault((name, kinds), type(short, kinds, {"__module__": module}))
 
     def _exception(self, answer: Any) -> BaseException:
         """What the student's code raised, to be raised here."""
-        _, names, args, text, frames, link = answer
-        given = wire.Arguments()
-        kind = self._class(names)
-        decoded = [self._decode(value, given) for value in args]
-        try:
-            error = kind(*decoded)
+        _, description, args, text, frames, link = answer
+        try:  # it holds plain values only: what tells of it later is not to ask the student's process anything
+            error = self._class(description)(*[wire.decode(value, _nowhere) for value in args])
         except Exception:
             error = RemoteError()
-            text = f"{names[0]}: {text}"
+            text = f"{description[0]}: {text}"
         if isinstance(error, RemoteError):
-            error.text, error.remote = str(text), self._decode(link, given)
+            error.text, error.remote = str(text), self._decode(link, wire.Arguments())
         frames = [Frame(str(file), int(line), str(function), str(code)) for file, line, function, code in frames]
         error.student_frames = frames  # type: ignore[attr-defined]
         return error
+
+
+def _nowhere(kind: str, _: object) -> NoReturn:
+    raise ValueError(kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,6 +336,12 @@ class Remote:
     def __call__(self, *args: object, **kwargs: object) -> Any:
         return self._student.call(self, *args, **kwargs)
 
+    def __repr__(self) -> str:
+        try:
+            return str(self._student.named("builtins:repr")(self))
+        except SystemExit:  # pytest catches all else where it shows a value
+            raise RuntimeError("its __repr__ calls exit") from None
+
     def __enter__(self) -> Any:
         return self._student.named("builtins:getattr")(self, "__enter__")()
 
@@ -348,7 +351,9 @@ class Remote:
             return leave(None, None, None)
         if not isinstance(error, Exception):
             return False
-        raised = error.remote if isinstance(error, RemoteError) else self._student.named("builtins:Exception")(str(error))
+        raised = (
+            error.remote if isinstance(error, RemoteError) else self._student.named("builtins:Exception")(str(error))
+        )
         return leave(self._student.named("builtins:type")(raised), raised, None)
 
     def __instancecheck__(self, instance: object) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from apart import wire
 
 _BY_VALUE = frozenset(wire.PLAIN)
-_BUILTINS = (bool, int, float, complex, str, bytes, bytearray, tuple, list, set, frozenset, dict)
+_BUILTINS: tuple[Any, ...] = (bool, int, float, complex, str, bytes, bytearray, tuple, list, set, frozenset, dict)
 MOST_FRAMES = 10
 """Of a traceback: the innermost ones tell where it went wrong."""
 
@@ -30,12 +30,12 @@ def main(descriptor: int) -> None:
             answers.give(wire.receive(answers.line))
 
 
-def plain(value: object) -> object:
+def plain(value: Any) -> Any:
     """`value` as the builtin type that it derives from, a Counter as a dict for example; itself if there is none."""
     for kind in _BUILTINS:
         if isinstance(value, kind):
-            return kind(value)  # type: ignore[call-overload]
-    return operator.index(value) if hasattr(type(value), "__index__") else value  # type: ignore[arg-type]
+            return kind(value)
+    return operator.index(value) if hasattr(type(value), "__index__") else value
 
 
 class _Function:
@@ -94,7 +94,7 @@ class _Answers:
         if isinstance(value, _Function):
             return ["function", value.number]
         if isinstance(value, type) and issubclass(value, BaseException):
-            return ["exception", _names(value)]
+            return ["exception", _described(value)]
         if type(value) in _BY_VALUE or isinstance(value, float):  # numpy's floats are floats
             return None
         self._objects[id(value)] = value
@@ -112,29 +112,33 @@ class _Answers:
             return _Function(self, content)
         return pkgutil.resolve_name(content)
 
-    def _raised(self, exc: BaseException) -> Sequence[Any]:
+    def _raised(self, exc: BaseException) -> list[Any]:
         """An exception in words, and as it is where it can travel."""
         try:
             text = str(exc)
         except Exception:
             text = "(its __str__ raises an exception)"
+        given = exc.args
+        if isinstance(exc, OSError) and exc.filename is not None:
+            given = (exc.errno, exc.strerror, exc.filename)
         try:
-            args = [self._encode(value) for value in exc.args]
+            args = [self._encode(value) for value in given]
         except Exception:
             args = [text]
         self._objects[id(exc)] = exc
-        return ["raised", _names(type(exc)), args, text, _frames(exc), ["object", id(exc)]]
+        return ["raised", _described(type(exc)), args, text, _frames(exc), ["object", id(exc)]]
 
 
-def _names(kind: type[BaseException]) -> list[str]:
-    bases = [base for base in kind.__mro__ if issubclass(base, BaseException)]
-    return [f"{base.__module__}.{base.__qualname__}" for base in bases]
+def _described(kind: type[BaseException]) -> list[Any]:
+    """An exception class by its name, and its bases likewise."""
+    bases = [_described(base) for base in kind.__bases__ if issubclass(base, BaseException)]
+    return [f"{kind.__module__}.{kind.__qualname__}", bases]
 
 
-def _frames(exc: BaseException) -> list[list[object]]:
+def _frames(exc: BaseException) -> list[list[Any]]:
     """File, line, function and source of each frame of the student's own code, the innermost last."""
     here = os.getcwd() + "/"
-    frames = [
+    frames: list[list[Any]] = [
         [frame.filename.removeprefix(here), frame.lineno, frame.name, frame.line]
         for frame in traceback.extract_tb(exc.__traceback__)
         if frame.filename.startswith(here)

@@ -60,6 +60,8 @@ class Suite:
         self._student = student
         self._tell = tell
         self._slow = 0
+        self._missing: dict[tuple[str, str], BaseException] = {}
+        """Why a module of the suite did not get something that it imports from the submission, and its name there."""
         sys.meta_path.append(SubmissionFinder(student, self.modules))
 
     @pytest.fixture
@@ -112,16 +114,22 @@ class Suite:
             for name, remote in [(name, value) for name, value in namespace.items() if type(value) is Remote]:
                 try:
                     found = self._student.named("pkgutil:resolve_name")(remote._where)
-                except (Exception, SystemExit, Lost):
-                    continue  # the tests that need it will say why
+                except (Exception, SystemExit, Lost) as exc:
+                    self._missing[str(namespace["__name__"]), name] = exc
+                    self._slow += isinstance(exc, TooSlow)
+                    continue
                 if not isinstance(found, (Remote, *MUTABLE)):
                     namespace[name] = found
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self) -> None:
-        if self._slow == MOST_SLOW:
-            pytest.fail(f"not run: {MOST_SLOW} tests took too long before", pytrace=False)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        if self._slow >= MOST_SLOW:
+            pytest.fail(f"not run: {MOST_SLOW} times the program took too long before", pytrace=False)
         self._student.begin()
+        if isinstance(item, pytest.Function):
+            for name in item.function.__code__.co_names:
+                if error := self._missing.get((item.module.__name__, name)):
+                    raise error.with_traceback(None)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_teardown(self) -> None:
@@ -159,6 +167,6 @@ def _told(error: BaseException) -> str:
     if isinstance(error, (AssertionError, pytest.fail.Exception)) and not frames:
         text = str(error) or "an assertion of the test does not hold"
     else:
-        text = f"{type(error).__name__}: {error}"
-    lines = [f"{frame.file}:{frame.line}, {frame.function or 'here'}: {frame.code}" for frame in frames]
+        text = "the program calls exit: " * isinstance(error, SystemExit) + f"{type(error).__name__}: {error}"
+    lines = [f"{at.file}:{at.line}{f' in {at.function}' * bool(at.function)}: {at.code}" for at in frames]
     return "\n".join([text[:MOST_TOLD], *(line[:MOST_TOLD_LINE] for line in lines)])

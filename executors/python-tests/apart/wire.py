@@ -6,7 +6,7 @@ Plain values travel by value. What is none travels as a link, which only the sid
     ["named", "a.b"]    what the student's process finds under that name
     ["function", 7]     a function of the suite's
     ["argument", 0]     a list, dict, set or bytearray that the call in hand was given
-    ["exception", […]]  an exception class, by the names of itself and its bases
+    ["exception", […]]  an exception class, by its name and its bases
 """
 
 import json
@@ -20,7 +20,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES = 8 * 1024 * 1024
 """Of one message: more than any test looks at, little enough to hold it decoded."""
 _MICROSECOND = timedelta(microseconds=1)
 _COLLECTIONS: tuple[type, ...] = (list, tuple, set, frozenset)
