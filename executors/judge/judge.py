@@ -16,7 +16,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -146,8 +145,10 @@ class Judge:
     def adopt(self, paths: Iterable[Path], folder: str) -> None:
         """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
 
-        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out.
+        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out. The
+        program is ended first: what it has left cannot change while it is looked at.
         """
+        self.end()
         left_bytes = MOST_ADOPTED_BYTES
         for path in sorted(paths):
             target = self.results / folder / path.relative_to(self.copy)
@@ -159,7 +160,7 @@ class Judge:
                     if not stat.S_ISREG(status.st_mode) or status.st_size > left_bytes:
                         continue
                     content = file.read(left_bytes)
-            except OSError:
+            except (OSError, RuntimeError):  # the latter: links in a circle
                 continue
             left_bytes -= len(content)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -187,8 +188,9 @@ class Judge:
                 for c in checks
             ],
         }
-        (self.results / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        (self.results / "report.md").write_text(_markdown(self.name, verdict, checks, notes))
+        as_json = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        for name, text in (("report.json", as_json), ("report.md", _markdown(self.name, verdict, checks, notes))):
+            (self.results / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         failed = sum(check.status == "failed" for check in checks)
         print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
         if passed:
@@ -196,22 +198,28 @@ class Judge:
         sys.exit(0 if passed else 1)
 
     def _empty_results(self) -> None:
-        if self.results.is_symlink() or self.results.is_file():
-            self.results.unlink()
-        shutil.rmtree(self.results, ignore_errors=True)
-        self.results.mkdir(exist_ok=True)
+        if self.results.is_symlink() or not self.results.is_dir():
+            self.results.unlink(missing_ok=True)
+        else:  # commands, because a tree may be deeper than Python's recursion, and closed to its owner
+            subprocess.run(["chmod", "-R", "u+rwX", self.results], stderr=subprocess.DEVNULL)
+            subprocess.run(["rm", "-rf", self.results], stderr=subprocess.DEVNULL)
+        self.results.mkdir()  # or there is no verdict
 
     def _copy(self) -> None:
         """Give the student's program a submission of its own: read by us, written by its user."""
+        # A root without DAC_OVERRIDE enters only what it may: not a directory of the student's with mode 0700.
+        modes = "--mode=u+rwX,go=rX"
         packing = subprocess.Popen(
-            ["tar", "-C", self.work, "--anchored", "--exclude=./results", "-cf", "-", "."], stdout=subprocess.PIPE
+            ["tar", "-C", self.work, "--anchored", "--exclude=./results", modes, "-cf", "-", "."],
+            stdout=subprocess.PIPE,
         )
         assert packing.stdout is not None
         user = {"user": STUDENT, "group": STUDENT, "extra_groups": []} if self.is_apart else {}
         script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf -'
         unpacked = subprocess.run(["sh", "-c", script, self.copy], stdin=packing.stdout, **user)  # type: ignore[call-overload]
         if packing.wait() or unpacked.returncode:
-            sys.exit("the submission cannot be copied to /tmp: is it larger than tmpfs_mib?")
+            told = "it cannot be copied to /tmp: is it larger than the sandbox's tmpfs_mib?"
+            self.conclude([Check("the submission has room", False, told)])
 
 
 def _capabilities() -> set[int]:
@@ -227,8 +235,8 @@ def _markdown(name: str, verdict: str, checks: Sequence[Check], notes: str) -> s
     marks = {"failed": "✗", "warning": "!", "passed": "✓"}
     lines = [f"# {name}: {verdict}", ""]
     for check in sorted(checks, key=lambda check: order[check.status]):
-        place = f" ({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
-        lines.append(f"- {marks[check.status]} **{_plain(check.name)}**{_plain(place)}")
+        place = f"({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
+        lines.append(f"- {marks[check.status]} **{_plain(check.name)}** {_plain(place)}".rstrip())
         lines += [f"  {line}".rstrip() for line in _message(check.message)]
     return "\n".join([*lines, *(["", notes.rstrip()] if notes else []), ""])
 
@@ -244,7 +252,7 @@ def _message(text: str) -> list[str]:
 
 def _plain(text: str) -> str:
     """`text` with nothing in it that Markdown or HTML would act on."""
-    text = re.sub(r"[\\`*<>\[\]~|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", _printable(text))
+    text = re.sub(r"[\\`*<>\[\]~|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", _printable(text).strip())
     return re.sub(r"^(\s*\d*)([-+=#.)])", r"\1\\\2", text)
 
 

@@ -1,7 +1,5 @@
 """Rectangles."""
 
-import math
-
 UNIT = "m"
 
 
@@ -34,9 +32,7 @@ class Rectangle:
 
 
 def area(width, height):
-    hoard = []
-    while True:
-        hoard.append(bytearray(1 << 20))
+    return width * height
 
 
 def sort_by(rectangles, key):
@@ -44,5 +40,6 @@ def sort_by(rectangles, key):
 
 
 def diagonals(rectangles):
-    for rectangle in rectangles:
-        yield math.hypot(rectangle.width, rectangle.height)
+    hoard = []
+    while True:
+        hoard.append(bytearray(1 << 20))

@@ -1,7 +1,5 @@
 """Rectangles."""
 
-import math
-
 UNIT = "m"
 
 
@@ -34,8 +32,7 @@ class Rectangle:
 
 
 def area(width, height):
-    while True:
-        print("flood " * 1000)
+    return width * height
 
 
 def sort_by(rectangles, key):
@@ -43,5 +40,5 @@ def sort_by(rectangles, key):
 
 
 def diagonals(rectangles):
-    for rectangle in rectangles:
-        yield math.hypot(rectangle.width, rectangle.height)
+    while True:
+        print("flood " * 1000)
