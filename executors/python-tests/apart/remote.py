@@ -115,6 +115,10 @@ class Student:
         """What the student's process finds under a dotted name that begins with a module's."""
         return Remote(self, name)
 
+    def resolve(self, name: str) -> Any:
+        """What is found under this name now: its value, if it is plain."""
+        return self.named("apart.student:itself")(self.named(name))
+
     def call(self, function: object, *args: object, **kwargs: object) -> Any:
         """Call something over there, and see what became of the lists, dicts, sets and bytearrays handed to it.
 
@@ -195,7 +199,7 @@ class Student:
 
     def _load(self, module: str) -> None:
         """Import a module of the submission for the first time; one that hangs or exits is not tried again."""
-        if module in self._loaded or module in sys.stdlib_module_names:
+        if module in self._loaded or module in sys.stdlib_module_names or module == "apart":
             return
         if module in self._unusable:
             raise Lost(self._unusable[module])
@@ -419,8 +423,7 @@ class SubmissionModule(types.ModuleType):
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)
         student: Student = self.__dict__["__student__"]
-        found = student.named(f"{self.__name__}.{name}")
-        return student.named("pkgutil:resolve_name")(f"{self.__name__}.{name}") if student.is_open else found
+        return (student.resolve if student.is_open else student.named)(f"{self.__name__}.{name}")
 
     def __setattr__(self, name: str, value: object) -> None:
         if name.startswith("__") or isinstance(value, SubmissionModule):

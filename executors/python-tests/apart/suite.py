@@ -113,7 +113,7 @@ class Suite:
         for namespace in map(vars, own):
             for name, remote in [(name, value) for name, value in namespace.items() if type(value) is Remote]:
                 try:
-                    found = self._student.named("pkgutil:resolve_name")(remote._where)
+                    found = self._student.resolve(remote._where)
                 except (Exception, SystemExit, Lost) as exc:
                     self._missing[str(namespace["__name__"]), name] = exc
                     self._slow += isinstance(exc, TooSlow)
@@ -151,10 +151,10 @@ class Suite:
                 place = {"file": frames[-1].file, "line": frames[-1].line} if frames else {}
                 about = (inspect.getdoc(getattr(item, "obj", None)) or "").partition("\n")[0]
                 self.checks[name] = Check(name, False, f"{about}\n{told}".strip(), **place)
-        elif report.skipped:
+        elif known is None and report.skipped:
             why = getattr(report, "wasxfail", None) or (error and str(error)) or "skipped"
             self.checks[name] = Check(name, True, f"not counted: {why}", warning=True)
-        elif report.when == "call":
+        elif known is None and report.when == "call":  # a part of it, a subtest, may have failed before
             self.checks[name] = Check(name, True)
         if report.when == "teardown" and name in self.checks:
             self._tell(f"{self.checks[name].status:8} {name}")
