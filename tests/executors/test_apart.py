@@ -15,7 +15,9 @@ from typing import Any, cast
 
 import pytest
 from apart import wire
-from apart.remote import Lost, RemoteError, Student, SubmissionFinder, TooSlow
+from apart.errors import Lost, RemoteError, TooSlow
+from apart.imports import SubmissionFinder
+from apart.process import Student
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import Judge
@@ -361,7 +363,7 @@ def test_no_exception_of_the_students_means_something_to_pytest(submission: Subm
         student.named("work").fails()
 
     assert isinstance(caught.value, Exception)
-    assert type(caught.value).__module__ in ("builtins", "work", "unittest.case", "_pytest.outcomes", "apart.remote")
+    assert type(caught.value).__module__ in ("builtins", "work", "unittest.case", "_pytest.outcomes", "apart.errors")
     assert str(caught.value) is not None
 
 
@@ -489,10 +491,11 @@ ANSWERING = """
 def test_an_answer_that_makes_no_sense_fails_the_test(submission: Submission, answer: str) -> None:
     student = submission(f"{ANSWERING}\n    def lie(): {answer}; time.sleep(60)", limit_s=3)
 
-    with pytest.raises(Lost):
+    with pytest.raises(Lost) as caught:
         student.named("work").lie()
     student.begin()
 
+    assert not isinstance(caught.value, TooSlow)
     assert student.named("builtins").len("abc") == 3
 
 
@@ -605,7 +608,7 @@ def test_nothing_of_the_suites_process_is_in_the_students(
     modules, descriptors, arguments = student.named("work").there()
 
     assert not [
-        name for name in modules if name.startswith(("pytest", "_pytest", "judge", "apart.remote", "apart.suite"))
+        name for name in modules if name.startswith(("pytest", "_pytest", "judge", "apart.process", "apart.suite"))
     ]
     assert len(descriptors) == 5  # three streams, the line, and the one that looks
     assert arguments == ["-c"]

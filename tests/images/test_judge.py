@@ -57,7 +57,12 @@ def judged(tmp_path: Path, built: Callable[[str], Path]) -> Judged:
         command = ["python3", "-B", "-c", ENTRYPOINT + textwrap.dedent(entrypoint)]
         job, printout = make_job(tmp_path, textwrap.dedent(script))
         environment = {"PYTHONPATH": "/opt/python-tests", "SECRET": "of the judge"}
-        descriptor = {"image": "python-tests", "command": command, "passes": "both", "environment": environment}
+        descriptor: dict[str, Any] = {
+            "image": "python-tests",
+            "command": command,
+            "passes": "both",
+            "environment": environment,
+        }
         async with container_executor(**descriptor, sandbox=sandbox) as executor:
             verdict = await executor.run(job)
         assert (job.directory / "results" / "report.json").exists(), printout.text()

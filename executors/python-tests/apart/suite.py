@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 from judge import Check
 
-from apart.remote import Frame, Lost, Remote, Student, SubmissionFinder, TooSlow
+from apart.errors import Frame, Lost, TooSlow
+from apart.imports import SubmissionFinder
+from apart.process import Student
+from apart.remote import Remote
 from apart.wire import MUTABLE
 
 MOST_SLOW = 3
@@ -113,7 +116,7 @@ class Suite:
         for namespace in map(vars, own):
             for name, remote in [(name, value) for name, value in namespace.items() if type(value) is Remote]:
                 try:
-                    found = self._student.resolve(remote._where)
+                    found = self._student.resolve(str(remote._where))
                 except (Exception, SystemExit, Lost) as exc:
                     self._missing[str(namespace["__name__"]), name] = exc
                     self._slow += isinstance(exc, TooSlow)
