@@ -251,6 +251,10 @@ class _Observed:
     def output_limit_bytes(self) -> int:
         return self._executor.output_limit_bytes
 
+    @property
+    def device(self) -> str | None:
+        return self._executor.device
+
     async def run(self, job: Job) -> Verdict:
         begun = time.monotonic()
         looking = asyncio.create_task(self._look(job))

@@ -15,7 +15,7 @@ Python 3.11 or newer and nothing else: it is copied into images.
 import dataclasses
 import json
 import os
-import shutil
+import re
 import signal
 import stat
 import subprocess
@@ -31,6 +31,8 @@ CAP_SETGID, CAP_SETUID = 6, 7
 """Numbers of the capabilities (linux/capability.h)."""
 PASSED = "passed.log"
 MOST_ADOPTED_BYTES = 64 * 1024 * 1024
+MOST_LINES = 40
+"""Of a message in `report.md`; `report.json` has all of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +117,12 @@ class Judge:
         arguments = {"stdin": subprocess.DEVNULL, "cwd": self.copy, "env": given, "start_new_session": True}
         return subprocess.Popen(command, **{**arguments, **user, **streams})  # type: ignore[call-overload,no-any-return]
 
-    def end(self) -> None:
-        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay."""
+    def end(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay.
+
+        Args:
+            process: Kill only this one and what it has started in its own session; others still run.
+        """
         if not self._is_running:
             return
         # `kill -1` reaches all that this user may signal, but itself and the container's init: no process can fork
@@ -124,12 +130,14 @@ class Judge:
         if self.is_apart:
             os.seteuid(STUDENT)
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-process.pid if process else -1, signal.SIGKILL)
         except ProcessLookupError:
             pass
         finally:
             if self.is_apart:
                 os.seteuid(0)
+        if process:
+            return
         self._is_running = False
         if not self.is_apart:
             empty(self.results)
@@ -137,8 +145,10 @@ class Judge:
     def adopt(self, paths: Iterable[Path], folder: str) -> None:
         """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
 
-        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out.
+        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out. The
+        program is ended first: what it has left cannot change while it is looked at.
         """
+        self.end()
         left_bytes = MOST_ADOPTED_BYTES
         for path in sorted(paths):
             target = self.results / folder / path.relative_to(self.copy)
@@ -150,7 +160,7 @@ class Judge:
                     if not stat.S_ISREG(status.st_mode) or status.st_size > left_bytes:
                         continue
                     content = file.read(left_bytes)
-            except OSError:
+            except (OSError, RuntimeError):  # the latter: links in a circle
                 continue
             left_bytes -= len(content)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -172,15 +182,19 @@ class Judge:
 
     def _copy(self) -> None:
         """Give the student's program a submission of its own: read by us, written by its user."""
+        # A root without DAC_OVERRIDE enters only what it may: not a directory of the student's with mode 0700.
+        modes = "--mode=u+rwX,go=rX"
         packing = subprocess.Popen(
-            ["tar", "-C", self.work, "--anchored", "--exclude=./results", "-cf", "-", "."], stdout=subprocess.PIPE
+            ["tar", "-C", self.work, "--anchored", "--exclude=./results", modes, "-cf", "-", "."],
+            stdout=subprocess.PIPE,
         )
         assert packing.stdout is not None
         user = {"user": STUDENT, "group": STUDENT, "extra_groups": []} if self.is_apart else {}
         script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf -'
         unpacked = subprocess.run(["sh", "-c", script, self.copy], stdin=packing.stdout, **user)  # type: ignore[call-overload]
         if packing.wait() or unpacked.returncode:
-            sys.exit("the submission cannot be copied to /tmp: is it larger than tmpfs_mib?")
+            told = "it cannot be copied to /tmp: is it larger than the sandbox's tmpfs_mib?"
+            self.conclude([Check("the submission has room", False, told)])
 
 
 def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = "") -> NoReturn:
@@ -203,8 +217,9 @@ def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = 
             {"name": c.name, "status": c.status, "message": c.message, "file": c.file, "line": c.line} for c in checks
         ],
     }
-    (results / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (results / "report.md").write_text(_markdown(name, verdict, checks, notes))
+    as_json = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    for file, text in (("report.json", as_json), ("report.md", _markdown(name, verdict, checks, notes))):
+        (results / file).write_text(text, encoding="utf-8", errors="backslashreplace")
     failed = sum(check.status == "failed" for check in checks)
     print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
     if passed:
@@ -214,10 +229,12 @@ def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = 
 
 def empty(results: Path) -> None:
     """Make `results` an empty folder, whatever the submission has in its place."""
-    if results.is_symlink() or results.is_file():
-        results.unlink()
-    shutil.rmtree(results, ignore_errors=True)
-    results.mkdir(exist_ok=True)
+    if results.is_symlink() or not results.is_dir():
+        results.unlink(missing_ok=True)
+    else:  # commands, because a tree may be deeper than Python's recursion, and closed to its owner
+        subprocess.run(["chmod", "-R", "u+rwX", results], stderr=subprocess.DEVNULL)
+        subprocess.run(["rm", "-rf", results], stderr=subprocess.DEVNULL)
+    results.mkdir()  # or there is no verdict
 
 
 def _capabilities() -> set[int]:
@@ -233,12 +250,26 @@ def _markdown(name: str, verdict: str, checks: Sequence[Check], notes: str) -> s
     marks = {"failed": "✗", "warning": "!", "passed": "✓"}
     lines = [f"# {name}: {verdict}", ""]
     for check in sorted(checks, key=lambda check: order[check.status]):
-        place = f" ({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
-        lines.append(f"- {marks[check.status]} **{_plain(check.name)}**{_plain(place)}")
-        lines += [f"  {_plain(line)}" for line in check.message.splitlines()[:40]]
+        place = f"({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
+        lines.append(f"- {marks[check.status]} **{_plain(check.name)}** {_plain(place)}".rstrip())
+        lines += [f"  {line}".rstrip() for line in _message(check.message)]
     return "\n".join([*lines, *(["", notes.rstrip()] if notes else []), ""])
+
+
+def _message(text: str) -> list[str]:
+    """One line as text, several as they are: a comparison or a traceback has its columns."""
+    lines = [_printable(line) for line in text.splitlines()[:MOST_LINES]]
+    if len(lines) < 2:
+        return [_plain(line) for line in lines]
+    fence = "`" * max(3, *(len(run) + 1 for line in lines for run in re.findall("`+", line)), 3)
+    return [f"{fence}text", *lines, fence]
 
 
 def _plain(text: str) -> str:
     """`text` with nothing in it that Markdown or HTML would act on."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in text if c.isprintable())
+    text = re.sub(r"[\\`*<>\[\]~|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", _printable(text).strip())
+    return re.sub(r"^(\s*\d*)([-+=#.)])", r"\1\\\2", text)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
