@@ -142,7 +142,8 @@ class _Executor(_Table):
     description: str = ""
     """One line for people: what the stage does with the work."""
     passes: Passes = "exit-code"
-    """PASS means: the program ended with exit code 0, or left the verdict file, or both. Anything else is FAIL."""
+    """PASS means: the program ended with exit code 0, or left the verdict file, or both. Anything else is FAIL; with
+    `both`, exit code 70 is a crash: the executor failed, not the work."""
     verdict_file: Annotated[str, AfterValidator(_inside)] = "results/passed.log"
     """Relative to the job's directory. Deleted before the run, and removed after it: it must be the run's own."""
     environment: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_value)]] = {}
