@@ -4,6 +4,8 @@
     exit_code = judge.run(["python3", "main.py"])         # as another user, in a copy; nothing of it lives on
     judge.conclude([Check("it runs", exit_code == 0)], expected=1)
 
+An entrypoint that raises ends with exit code 70: the judge failed, and that is no verdict on the work.
+
 The student's program never touches the mounted directory: it gets a copy below /tmp. Where the container may change
 users (a root entrypoint with SETUID and SETGID) it runs as a user of its own, who can neither read `judge.private`
 nor write `results/`. Elsewhere both are one user: then the verdict rests on the order (everything that user runs is
@@ -23,6 +25,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 STUDENT = 65533
@@ -30,6 +33,8 @@ STUDENT = 65533
 CAP_SETGID, CAP_SETUID = 6, 7
 """Numbers of the capabilities (linux/capability.h)."""
 PASSED = "passed.log"
+BROKEN = 70
+"""Exit code that a node takes for a crash of the executor, not for FAIL (EX_SOFTWARE of sysexits.h)."""
 MOST_ADOPTED_BYTES = 64 * 1024 * 1024
 MOST_LINES = 40
 """Of a message in `report.md`; `report.json` has all of it."""
@@ -62,9 +67,11 @@ class Judge:
     Args:
         name: The executor, for the report.
         work: Where the submission is mounted; `results/` in there is emptied at once.
+        copied: Whether to make `copy`; a judge that runs nothing of the student's needs none.
     """
 
-    def __init__(self, name: str, work: Path) -> None:
+    def __init__(self, name: str, work: Path, *, copied: bool = True) -> None:
+        sys.excepthook = _broken
         self.name = name
         self.work = work
         self.results = work / "results"
@@ -76,7 +83,8 @@ class Judge:
         self.copy = Path(tempfile.gettempdir()) / "submission"
         """The student's copy of the submission; its program starts in there."""
         empty(self.results)
-        self._copy()
+        if copied:
+            self._copy()
 
     def run(
         self,
@@ -235,6 +243,14 @@ def empty(results: Path) -> None:
         subprocess.run(["chmod", "-R", "u+rwX", results], stderr=subprocess.DEVNULL)
         subprocess.run(["rm", "-rf", results], stderr=subprocess.DEVNULL)
     results.mkdir()  # or there is no verdict
+
+
+def _broken(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
+    """End after an exception that nobody caught."""
+    sys.stdout.flush()
+    sys.__excepthook__(kind, error, trace)
+    print("the executor itself failed; that says nothing about the work", file=sys.stderr, flush=True)
+    os._exit(BROKEN)
 
 
 def _capabilities() -> set[int]:

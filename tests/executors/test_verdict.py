@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from workbench import container
 
+from ulos_stream.errors import ExecutorCrashed
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
 
@@ -100,3 +101,18 @@ def test_no_open_directory_is_left_behind(tmp_path: Path) -> None:
     judge(BY_FILE, 0, tmp_path)
 
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("left", [Path.touch, lambda path: None], ids=["with the file", "without it"])
+def test_an_executor_that_says_it_failed_itself_gives_no_verdict(
+    tmp_path: Path, left: Callable[[Path], object]
+) -> None:
+    put(tmp_path, left)
+
+    with pytest.raises(ExecutorCrashed, match="exit code 70"):
+        judge(container(passes="both"), 70, tmp_path)
+
+
+@pytest.mark.parametrize("passes", ["exit-code", "verdict-file"])
+def test_only_an_executor_that_has_a_better_way_to_say_fail_can_say_so(tmp_path: Path, passes: str) -> None:
+    assert judge(container(passes=passes), 70, tmp_path) is Verdict.FAIL

@@ -11,11 +11,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from ulos_stream.errors import ExecutorCrashed
 from ulos_stream.executors.descriptor import Descriptor
 from ulos_stream.tasks import Verdict
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """How to open a directory that somebody else may have replaced by a link."""
+BROKEN = 70
+"""Exit code of an executor that failed itself, where it has a better way to say FAIL (EX_SOFTWARE of sysexits.h)."""
 
 
 def discard_verdict(descriptor: Descriptor, directory: Path) -> None:
@@ -30,7 +33,13 @@ def discard_verdict(descriptor: Descriptor, directory: Path) -> None:
 
 
 def judge(descriptor: Descriptor, exit_code: int, directory: Path) -> Verdict:
-    """After the run: its verdict. A verdict file is taken away, whatever it turns out to be worth."""
+    """After the run: its verdict. A verdict file is taken away, whatever it turns out to be worth.
+
+    Raises:
+        ExecutorCrashed: The executor has none, and says so.
+    """
+    if descriptor.passes == "both" and exit_code == BROKEN:
+        raise ExecutorCrashed(f"the executor failed itself (exit code {BROKEN}), which says nothing about the work")
     left_the_file = descriptor.passes == "exit-code" or _take(descriptor, directory)
     ended_well = descriptor.passes == "verdict-file" or exit_code == 0
     return Verdict.PASS if left_the_file and ended_well else Verdict.FAIL
