@@ -12,6 +12,8 @@ from trial import Trial, a_trial
 
 from ulos_stream import shipped
 
+pytestmark = pytest.mark.timeout(900)
+"""Seconds: the first sample of an executor builds its image, and a large one is fetched for minutes."""
 SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
 
 
