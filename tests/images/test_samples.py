@@ -14,6 +14,8 @@ from ulos_stream import shipped
 from ulos_stream.executors.descriptor import read_descriptor
 from ulos_stream.executors.report import Report
 
+pytestmark = pytest.mark.timeout(900)
+"""Seconds: the first sample of an executor builds its image, and a large one is fetched for minutes."""
 SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
 
 
