@@ -3,7 +3,7 @@ const timeout = Number(process.env.TEST_TIMEOUT_S) * 1000;
 
 module.exports = {
   testDir: process.env.SPECS_DIR,
-  outputDir: '/tmp/submission/failures',
+  outputDir: '/tmp/submission/test-results',
   respectGitIgnore: false, // all files that are named like specs are run
   timeout,
   workers: 1, // tests neither wait for nor disturb each other

@@ -8,7 +8,7 @@ const { testRunner } = require('playwright/lib/runner');
 const printable = require('./printable.cjs');
 
 const STUDENT = process.getuid() === 0 ? { uid: 65533, gid: 65533 } : {};
-const SILENCE_S = 2 * Number(process.env.TEST_TIMEOUT_S); // a test has its timeout, what tidies up after it another
+const SILENCE_S = 2 * Number(process.env.TEST_TIMEOUT_S) + 10; // for a test, to tidy up after it, and to start a browser
 const STUCK = `Nothing happened for ${SILENCE_S} s, so it was stopped. Is there a loop that does not end?`;
 
 let child; // loads the specs, or runs tests
