@@ -151,8 +151,8 @@ class _Executor(_Table):
     description: str = ""
     """One line for people: what the stage does with the work."""
     passes: Passes = "exit-code"
-    """What PASS takes: `exit-code` 0 of the program, the `verdict-file` that it leaves, or `both`. All else is FAIL; with
-    `both`, exit code 70 says that the executor itself failed: a crash."""
+    """What PASS takes: `exit-code` 0 of the program, the `verdict-file` that it leaves, or `both`. All else is FAIL;
+    with `both`, exit code 70 says that the executor itself failed: a crash."""
     verdict_file: Annotated[str, AfterValidator(_inside)] = "results/passed.log"
     """Relative to the job's directory. Deleted before the run, and removed after it: it must be the run's own."""
     environment: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_value)]] = Field(
