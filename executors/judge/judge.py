@@ -198,7 +198,7 @@ class Judge:
         )
         assert packing.stdout is not None
         user = {"user": STUDENT, "group": STUDENT, "extra_groups": []} if self.is_apart else {}
-        script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf -'
+        script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf - && chmod 755 "$0"'
         unpacked = subprocess.run(["sh", "-c", script, self.copy], stdin=packing.stdout, **user)  # type: ignore[call-overload]
         if packing.wait() or unpacked.returncode:
             told = "it cannot be copied to /tmp: is it larger than the sandbox's tmpfs_mib?"

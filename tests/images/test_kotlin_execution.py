@@ -216,6 +216,12 @@ def test_a_device_that_fails_is_no_verdict(
     assert outcome.calls[-2:] == ["disconnect 127.0.0.1:5555", "kill-server"]
 
 
+def test_a_device_that_is_not_there_is_not_waited_for(project: Path, judged: Callable[..., Outcome]) -> None:
+    outcome = judged(project, STAND_IN="refused")
+
+    assert not any("uninstall" in call for call in outcome.calls)
+
+
 def test_a_device_that_boots_is_waited_for(project: Path, judged: Callable[..., Outcome]) -> None:
     assert judged(project, STAND_IN="boots").exit_code == 0
 
@@ -305,6 +311,15 @@ def test_a_build_that_lies_passes_nothing(
 
     assert outcome.exit_code == 1
     assert said in outcome.failed()[1]
+
+
+def test_an_apk_that_came_along_is_none(project: Path, judged: Callable[..., Outcome]) -> None:
+    (project / "app" / "build" / "outputs" / "apk" / "debug").mkdir(parents=True)
+    (project / "app" / "build" / "outputs" / "apk" / "debug" / "app-debug.apk").write_bytes(b"PK")
+
+    outcome = judged(project, BUILD="true")
+
+    assert outcome.failed()[0] == "there is an APK"
 
 
 def test_the_real_adb_finds_no_device_where_none_is(
