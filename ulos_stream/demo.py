@@ -21,13 +21,14 @@ from rich.table import Table
 
 from ulos_stream import shipped
 from ulos_stream.errors import ServiceMissing
-from ulos_stream.images import local_image
+from ulos_stream.images import docker, local_image
 from ulos_stream.lab import FtpServer, Lab, lab
 
 EXCHANGE = "processing-exchange"
 QUEUE = "processing-queue"
 STAGES = [
     *("pass", "fail", "skip", "crash", "sample-container", "robots", "robot-arm-simulation", "robot-arm"),
+    *("cypress-grammar", "cypress-execution"),
     *(f"testing-{number}" for number in range(1, 6)),
 ]
 """Routing keys that are bound to the node's queue."""
@@ -35,9 +36,11 @@ ENDS = {"task.done": "done", "task.failed": "failed"}
 """Routing keys at which a route ends, and how the demo calls that end."""
 TRACES = "ulos-traces.jsonl"
 """Where the traces go, in the current directory, unless `ULOS_TRACE_FILE` says otherwise."""
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 ARM_PACE = "4"
 """How many times faster than a real one the demo's robot arm is."""
+COURSE_IMAGES = {"cypress-grammar": "cypress-grammar", "cypress-execution": "cypress-executor"}
+"""What the sample messages that begin with `course` need: executors, and their images."""
 IMAGE = "ulos-sample-container"
 IMAGE_PROGRAM = "cat greeting.txt && mkdir -p results && echo ok > results/passed.log\n"
 
@@ -55,6 +58,9 @@ EXPECTED = {
     "container": "done",
     "robot-arm": "done",
     "robot-arm-collision": "failed",
+    "course": "done",
+    "course-wrong": "failed",
+    "course-mistake": "failed",
 }
 """How each message of `samples/messages` ends."""
 
@@ -125,6 +131,12 @@ def _prepare(services: Lab, console: Console) -> dict[str, Journey]:
     except ServiceMissing as missing:
         console.print(f"[yellow]no container stage: {missing}[/yellow]")
         del expected["container"]
+    for executor, image in COURSE_IMAGES.items():
+        try:
+            docker("image", "inspect", image, hint="no such image")
+        except ServiceMissing:
+            console.print(f"[yellow]no course pipeline: ulos executor build {executor}[/yellow]")
+            expected = {name: end for name, end in expected.items() if not name.startswith("course")}
     return {name: Journey(name, end) for name, end in expected.items()}
 
 
