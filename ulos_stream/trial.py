@@ -156,7 +156,6 @@ async def opened(
 
     Raises:
         Fault: It cannot run on this machine now; the text says why.
-        ConfigurationError: The timeout is none.
     """
     observed = _Observed(subject, show)
     executors = subject.executors.with_entry(replace(subject.entry, executor=observed))
@@ -196,7 +195,7 @@ class Trial:
         """Carry out one stage on a zip, or on what is made of a folder.
 
         Raises:
-            ConfigurationError: The folder makes no archive, or the timeout is none.
+            ConfigurationError: The folder makes no archive, or the timeout is more than a node takes.
             Fault: The engine or the disk failed.
         """
         limits = self.pipeline.limits
@@ -210,7 +209,7 @@ class Trial:
         except FaultBudgetSpent as spent:
             raise Fault(str(spent.__cause__)) from spent
         except Crash as crash:
-            kept.unlink()
+            kept.unlink(missing_ok=True)
             return Outcome("crash", crash.code, str(crash), self.observed.took_s, self.observed.peak_bytes)
         told, detail = await asyncio.to_thread(_report, kept, limits)
         return Outcome(
