@@ -54,6 +54,7 @@ def test_a_new_descriptor_is_right_as_it_is(tmp_path: Path, kind: Kind) -> None:
     descriptor = read_descriptor(folder / "executor.toml")
 
     assert (descriptor.routing_key, descriptor.kind) == ("word-count", kind)
+    assert descriptor.passes == ("both" if kind == "container" else "exit-code")
     assert descriptor.description == "Passes submissions whose report.txt says something."
     assert "{{" not in "".join(file.read_text() for file in folder.rglob("*") if file.is_file())
 

@@ -77,7 +77,7 @@ def described(model: type[Descriptor], given: Mapping[str, object]) -> str:
     """An `executor.toml` with every key below its meaning; those that are not `given` have their default, commented."""
     schema = model.model_json_schema()
     head = "Every key stands below its meaning. One that is commented out has the value that is shown, or none."
-    return "\n".join([_comment(head), *_table(schema, schema, given, "")])
+    return "\n".join([_comment(head), *_table(schema, schema, given, ""), ""])
 
 
 def _table(schema: Mapping[str, Any], root: Mapping[str, Any], given: Mapping[str, object], name: str) -> Iterator[str]:

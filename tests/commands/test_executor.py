@@ -86,7 +86,7 @@ async def test_a_new_inline_executor_works_once_it_is_installed(tmp_path: Path) 
 async def test_it_tells_what_became_of_the_files_and_keeps_the_result(tmp_path: Path) -> None:
     run = "echo new >b.txt; echo more >>hello.txt; chmod +x c.txt; rm d.txt; echo done"
     folder = an_executor(tmp_path, PROCESS, "pass-x", run=run)
-    for name in ("c.txt", "d.txt"):
+    for name in ("c.txt", "d.txt", "same.txt"):
         (folder / "samples" / "pass-x" / name).write_text(name)
 
     [told] = await tried(folder)
@@ -95,7 +95,14 @@ async def test_it_tells_what_became_of_the_files_and_keeps_the_result(tmp_path: 
         "added": ["b.txt", "output_trial_check.txt"], "changed": ["c.txt", "hello.txt"], "removed": ["d.txt"]
     }  # fmt: skip
     with zipfile.ZipFile(told["result"]) as result:
-        assert set(result.namelist()) == {".ulos/journal.json", "b.txt", "c.txt", "hello.txt", "output_trial_check.txt"}
+        assert set(result.namelist()) == {
+            ".ulos/journal.json",
+            "b.txt",
+            "c.txt",
+            "hello.txt",
+            "same.txt",
+            "output_trial_check.txt",
+        }
         assert b"\ndone\n" in result.read("output_trial_check.txt")
         journal = json.loads(result.read(".ulos/journal.json"))
     assert [(entry["executor"], entry["verdict"]) for entry in journal["entries"]] == [("check", "PASS")]
@@ -359,7 +366,7 @@ async def test_a_container_is_held_as_on_a_node(docker: str, tmp_path: Path) -> 
 
 
 async def test_the_memory_of_a_process_is_seen(tmp_path: Path) -> None:
-    program = "import time; x = bytearray(60 << 20); time.sleep(0.5)"
+    program = "import time; x = bytearray(60 << 20); time.sleep(0.5); del x; time.sleep(0.5)"
     folder = an_executor(tmp_path, PROCESS, "pass-x", run=f"{sys.executable} -c '{program}'")
 
     [told] = await tried(folder)
