@@ -41,11 +41,11 @@ class Machine:
     def __init__(self) -> None:
         self.users = self.most_users = self.uses = 0
 
-    async def use(self, leases: BrokerLeases, device: str) -> None:
+    async def use(self, leases: BrokerLeases, device: str, for_s: float = 0.05) -> None:
         async with leases.hold(device):
             self.users += 1
             self.most_users = max(self.most_users, self.users)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(for_s)
             self.users -= 1
             self.uses += 1
 
@@ -61,19 +61,24 @@ async def test_stages_of_several_nodes_have_a_device_one_at_a_time(access: Acces
     assert (machine.uses, machine.most_users) == (12, 1)
 
 
-async def test_a_node_with_much_to_do_does_not_starve_another_one(access: Access, device: str) -> None:
+@pytest.mark.parametrize("at_once", [1, 50])
+async def test_a_node_with_much_to_do_does_not_starve_another_one(access: Access, device: str, at_once: int) -> None:
     busy, other, machine = leases(access), leases(access), Machine()
 
-    backlog = [asyncio.create_task(machine.use(busy, device)) for _ in range(30)]
+    async def always() -> None:
+        while True:
+            await machine.use(busy, device, for_s=0.3)
+
+    backlog = [asyncio.create_task(always()) for _ in range(at_once)]
     async with asyncio.timeout(60):
-        await asyncio.wait(backlog, return_when=asyncio.FIRST_COMPLETED)
-        await machine.use(other, device)
+        for _ in range(5):
+            await machine.use(other, device)
     uses = machine.uses
     for stage in backlog:
         stage.cancel()
     await asyncio.wait(backlog)
 
-    assert uses < 20
+    assert 8 <= uses <= 15  # ten, if they take turns
 
 
 async def test_devices_do_not_wait_for_each_other(access: Access, device: str) -> None:
@@ -88,7 +93,7 @@ async def test_a_wait_is_told_once(access: Access, device: str) -> None:
     node = leases(access, told)
     async with leases(access).hold(device):
         waiting = asyncio.create_task(Machine().use(node, device))
-        await asyncio.sleep(2.5)  # several tries
+        await asyncio.sleep(2)  # several tries
         assert told == [device]
         behind = asyncio.create_task(Machine().use(node, device))
         await asyncio.sleep(0)
@@ -122,7 +127,11 @@ async def test_what_a_stage_raises_is_not_taken_for_the_brokers_fault(
     assert raised.value is error
 
 
-async def test_a_lease_ends_with_its_connection_and_its_stage_is_cancelled(access: Access, device: str) -> None:
+async def test_a_lease_ends_with_its_connection_and_its_stage_is_cancelled(
+    access: Access, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ulos_stream.topology.leases.TERM_S", 60)
+    monkeypatch.setattr("ulos_stream.topology.leases.RENEW_S", 60)
     async with Proxy(access.host, access.port).listening() as proxy:
         node = leases(replace(access, port=proxy.port))
         ended: list[str] = []
@@ -138,13 +147,11 @@ async def test_a_lease_ends_with_its_connection_and_its_stage_is_cancelled(acces
 
         running = asyncio.create_task(stage())
         await _in_use(access, device)
-        cut_at = time.monotonic()
         proxy.drop()
         with pytest.raises(BrokerFault, match=f"the lease on {device} is lost"):
-            await running
+            await asyncio.wait_for(running, 10)
 
     assert ended == ["at rest"]
-    assert time.monotonic() - cut_at < 2
     async with asyncio.timeout(5), leases(access).hold(device):
         pass
 

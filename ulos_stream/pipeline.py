@@ -20,6 +20,7 @@ from ulos_stream import archive, journal
 from ulos_stream.errors import (
     ArtifactChanged,
     Crash,
+    DeviceFault,
     Fault,
     FaultBudgetSpent,
     NodeFault,
@@ -163,9 +164,9 @@ class Pipeline:
                 try:
                     async with asyncio.timeout(wait_s):
                         await stack.enter_async_context(self.leases.hold(executor.device))
-                except TimeoutError as late:
-                    text = f"{executor.device} was in use by other stages for {wait_s:.0f} s; send the task again later"
-                    raise FaultBudgetSpent(text) from late
+                except TimeoutError:
+                    in_use = DeviceFault(f"{executor.device} was in use by other stages for {wait_s:.0f} s")
+                    raise FaultBudgetSpent(f"given up: {in_use}") from in_use
             yield
 
     async def _process(

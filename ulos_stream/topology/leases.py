@@ -8,6 +8,7 @@ was asked and answered, so that whoever was cut off has stopped when another one
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections.abc import AsyncIterator, Callable
 
@@ -24,8 +25,8 @@ RENEW_S = 1.0
 """Seconds between two times that the broker is asked."""
 TERM_S = 3.0
 """Seconds for which an answer is good."""
-MOST_TRY_S = 1.0
-"""Most seconds between two tries to get a device that is in use."""
+TRY_S = 0.5
+"""Most seconds between two tries to get a device that is in use, and so what a node pauses that has just had it."""
 
 
 class BrokerLeases:
@@ -40,41 +41,43 @@ class BrokerLeases:
         self._access = access
         self._say_in_use = say_in_use
         self._here = LocalLeases()
+        self._pauses_until: dict[str, float] = {}
 
     @contextlib.asynccontextmanager
     async def hold(self, device: str) -> AsyncIterator[None]:
-        """See `Leases`. The stages of one node queue up for a device; those of different nodes take turns by chance."""
+        """See `Leases`. The stages of one node queue up; a node that has had the device lets every other one try first.
+
+        Without that pause a busy node would take it again long before those that wait try again, every time.
+        """
+        clock = asyncio.get_running_loop().time
         here = self._here.hold(device)
-        must_wait = here.locked()
-        if must_wait:
+        if here.locked():
             self._say_in_use(device)
         async with here:
+            await asyncio.sleep(self._pauses_until.get(device, 0) - clock())
             with broker_faults(self._access):
                 connection = await connect(self._access, heartbeat_s=HEARTBEAT_S)
             try:
                 with broker_faults(self._access):
-                    channel = await self._acquire(connection, device, must_wait)
+                    channel = await self._acquire(connection, device)
                 async with _kept(connection, channel, device):
                     yield
             finally:
                 await finish(connection.close())
+                self._pauses_until[device] = clock() + TRY_S
 
-    async def _acquire(self, connection: Connection, device: str, must_wait: bool) -> Channel:
-        """Declare the device's queue, and try again as long as it is another connection's.
-
-        A stage that had to wait on its own node has no head start over those that wait on others.
-        """
-        while True:
-            if must_wait:
-                await asyncio.sleep(random.uniform(0, MOST_TRY_S))  # noqa: S311 (no secret)
+    async def _acquire(self, connection: Connection, device: str) -> Channel:
+        """Declare the device's queue, and try again as long as it is another connection's."""
+        for attempt in itertools.count():
             channel = await connection.channel()
             try:
                 await channel.declare_queue(queue_of(device), exclusive=True)
-                return channel
+                break
             except ChannelLockedResource:  # which closes the channel
-                if not must_wait:
+                if attempt == 0:
                     self._say_in_use(device)
-                must_wait = True
+                await asyncio.sleep(random.uniform(0, TRY_S))  # noqa: S311 (no secret)
+        return channel
 
 
 def queue_of(device: str) -> str:
