@@ -13,6 +13,7 @@ module.exports = {
     baseURL: 'http://127.0.0.1:8000',
     launchOptions: { executablePath: '/usr/bin/chromium-headless-shell' },
     screenshot: 'only-on-failure',
-    trace: { mode: 'retain-on-failure', sources: false },
+    // Specs that an image brings are not handed out: neither as sources nor in what Playwright attaches for assistants.
+    trace: { mode: 'retain-on-failure', sources: false, attachments: false },
   },
 };
