@@ -4,7 +4,6 @@ const timeout = Number(process.env.TEST_TIMEOUT_S) * 1000;
 module.exports = {
   testDir: process.env.SPECS_DIR,
   outputDir: '/tmp/submission/test-results',
-  respectGitIgnore: false, // all files that are named like specs are run
   timeout,
   workers: 1, // tests neither wait for nor disturb each other
   retries: 0, // one that passes now and then does not pass
