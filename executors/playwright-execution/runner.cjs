@@ -14,14 +14,14 @@ const STUCK = `Nothing happened for ${SILENCE_S} s, so it was stopped. Is there 
 let child; // loads the specs, or runs tests
 let running; // the test that has begun
 let stuck; // the test that was stopped
-let silence;
+let silence; // the timer that ends it
 
 const { fork } = child_process;
 child_process.fork = (file, options) => {
   heard();
   return (child = fork(file, { ...options, ...STUDENT }));
 };
-process.umask(0); // in directories that are made here, the student's user leaves traces
+process.umask(0); // the student's user leaves pictures and traces in directories that are made here
 
 function tell(event) {
   fs.writeSync(Number(process.argv[2]), printable(event) + '\n');
@@ -29,7 +29,7 @@ function tell(event) {
 
 function heard() {
   clearTimeout(silence);
-  silence = setTimeout(stop, SILENCE_S * 1000).unref();
+  silence = setTimeout(stop, SILENCE_S * 1000).unref(); // does not keep us when there is nothing left to hear
 }
 
 function stop() {

@@ -1,7 +1,9 @@
 """What `playwright-execution` says of a submission."""
 
+import io
 import json
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from trial import Trial, a_trial
 IMAGE = "playwright-execution"
 REQUIRE = "const { test, expect } = require('@playwright/test');\n"
 PAGE = "<!doctype html><title>Basket</title><h1>Basket</h1>"
-TEACHERS = "test('has a heading', async ({ page }) => {\n  await page.goto('/');\n"
+SECRET = "what the course will test next week"
+TEACHERS = f"// {SECRET}\n"
+TEACHERS += "test('has a heading', async ({ page }) => {\n  await page.goto('/');\n"
 TEACHERS += "  await expect(page.getByRole('heading')).toHaveText('Basket');\n});\n"
 
 
@@ -204,7 +208,7 @@ test('has no such page', async ({ page }) => {
     (output,) = (ending.result[name].decode() for name in ending.result if name.startswith("output_"))
     assert "✗ fails" in output
     assert "tests/all.spec.js:7: " in output
-    assert "nothing " in output
+    assert output.index("✗ must fail and passes") < output.index("nothing ") < output.index("✓ compares nothing")
 
 
 @pytest.mark.parametrize(
@@ -263,3 +267,7 @@ def test_an_image_can_bring_the_specs(trial: Trial, tmp_path: Path, page: str, w
 
     assert ending.word == word, ending.text
     assert [*report(ending.result)] == ["has a heading"]
+    traces = [zipfile.ZipFile(io.BytesIO(content)) for name, content in ending.result.items() if name.endswith(".zip")]
+    assert len(traces) == (word == "fail")
+    contents = [*ending.result.values(), *(trace.read(name) for trace in traces for name in trace.namelist())]
+    assert not [content for content in contents if SECRET.encode() in content]
