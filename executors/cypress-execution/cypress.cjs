@@ -9,7 +9,7 @@ const cypress = require('cypress')
 
 // What Cypress insists on is added where the submission does without.
 const DEFAULTS = [
-  { folder: '.', like: /^cypress(\.config\.[cm]?[jt]s|\.json)$/, name: 'cypress.config.cjs', text: 'module.exports = { e2e: {} }\n' },
+  { folder: '.', like: /^cypress(\.config\.(ts|[cm]?js)|\.json)$/, name: 'cypress.config.cjs', text: 'module.exports = { e2e: {} }\n' },
   { folder: 'cypress/support', like: /^e2e\./, name: 'e2e.js', text: '' },
   {
     folder: '.',

@@ -7,8 +7,8 @@ from typing import Any
 
 from judge import Check
 
-SPEC = re.compile(r"cypress/e2e/(.+/)?[^/]+\.cy\.(js|jsx|ts|tsx)")
-"""Cypress's default `specPattern`: these must be run, whatever the configuration says."""
+SPEC = re.compile(r"cypress/e2e/((?!\.|node_modules/)[^/]+/)*(?!\.)[^/]+\.cy\.(js|jsx|ts|tsx)")
+"""Cypress's default `specPattern`, without what it passes over: these must be run, whatever the configuration says."""
 FRAME = re.compile(r"webpack://[^/]*/\./(?P<file>.+?):(?P<line>\d{1,7}):\d+")
 """A line of a stack trace, as Cypress maps it back to the source."""
 MARKED = re.compile(r"^> *(?P<line>\d{1,7}) \|", re.MULTILINE)
@@ -84,12 +84,9 @@ def _test(spec: str, test: Any, line: int | None) -> Check:
             return Check(name, False, "Skipped: it.skip, or a test without a function.", spec, line, warning=True)
         case "failed":
             error = test["displayError"] or "It failed, and Cypress does not say why."
-            frames = list(FRAME.finditer(error))
-            frames.sort(
-                key=lambda frame: frame["file"] != spec
-            )  # its own line says more than that of a command it uses
-            if frames:
-                return Check(name, False, readable(error), frames[0]["file"], int(frames[0]["line"]))
+            # A line of the spec says more than one of a command that it uses.
+            for frame in sorted(FRAME.finditer(error), key=lambda frame: frame["file"] != spec):
+                return Check(name, False, readable(error), frame["file"], int(frame["line"]))
             return Check(name, False, readable(error), spec, line)
     return Check(name, False, "Not run: a hook before it failed, or Cypress.stop() was called.", spec, line)
 

@@ -119,7 +119,8 @@ def test_what_is_no_report_raises_one_of_two(report: Any) -> None:
 
 
 def test_specs_are_found_by_the_default_pattern_of_cypress() -> None:
-    specs = ["cypress/e2e/a.cy.js", "cypress/e2e/deep/er/b.cy.tsx"]
-    others = ["cypress/e2e/a.js", "cypress/e2e/.cy.js", "cypress/component/a.cy.js", "x/cypress/e2e/a.cy.js", "a.cy.js"]
+    specs = ["cypress/e2e/a b[1]/ü.cy.jsx", "cypress/e2e/a.cy.js", "cypress/e2e/deep/er/b.cy.tsx"]
+    others = ["cypress/e2e/a.js", "cypress/e2e/A.CY.JS", "cypress/a.cy.js", "x/cypress/e2e/a.cy.js", "a.cy.js"]
+    hidden = [f"cypress/e2e/{name}" for name in (".cy.js", "._a.cy.js", ".b/a.cy.js", "node_modules/a.cy.js")]
 
-    assert specs_in([*others, *specs]) == specs
+    assert specs_in([*others, *hidden, *specs]) == specs
