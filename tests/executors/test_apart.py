@@ -367,6 +367,22 @@ def test_no_exception_of_the_students_means_something_to_pytest(submission: Subm
     assert str(caught.value) is not None
 
 
+def test_what_is_told_of_an_exception_asks_the_student_nothing(submission: Submission) -> None:
+    student = submission("""
+        import os
+        class Once:
+            def __repr__(self):
+                Once.__repr__ = lambda self: os._exit(0)
+                return "told once"
+        def fails(): raise ValueError(Once())
+    """)
+
+    with pytest.raises(ValueError, match="told once") as caught:
+        student.named("work").fails()
+
+    assert caught.value.args == ("told once",)
+
+
 def test_exit_in_a_call_is_an_exception_like_others(submission: Submission) -> None:
     student = submission("import sys\ndef leave(): sys.exit(3)")
 

@@ -330,20 +330,35 @@ def test_a_suite_that_uses_the_submission_too_early_makes_no_image(course: Cours
         course.image(test_early="import work\nANSWER = work.double(2)\ndef test_answer(): assert ANSWER == 4")
 
 
-async def test_a_suite_that_breaks_at_run_time_is_not_put_down_to_the_student(course: Course, tmp_path: Path) -> None:
-    image = course.image(
-        test_fine="def test_fine(): pass",
-        conftest=f"""
-            import os
-            if os.path.exists("/work"):
-                raise RuntimeError("{CANARY} no such server")
-        """,
-    )
+@pytest.mark.parametrize("place", ["conftest", "test_breaks"])
+async def test_a_suite_that_breaks_at_run_time_is_not_put_down_to_the_student(
+    course: Course, tmp_path: Path, place: str
+) -> None:
+    breaking = f"""
+        import os
+        if os.path.exists("/work"):
+            raise RuntimeError("{CANARY} no such server")
+    """
+    image = course.image(test_fine="def test_fine(): pass", **{place: breaking})
 
     ended = await tried(image, tmp_path)
 
     assert ended.verdict is Verdict.FAIL
     assert "tell your instructor" in ended.report["checks"][0]["message"]
+
+
+async def test_a_submission_that_looks_everywhere_finds_nothing(built: Callable[[str], Path], tmp_path: Path) -> None:
+    built("python-tests")
+    sample = FOLDER / "samples" / "fail-peek"
+    files: dict[str, Any] = {path.stem: path.read_text() for path in sample.glob("*.py")}
+
+    ended = await tried("python-tests", tmp_path, **files)
+
+    found = {line for line in ended.printed.splitlines() if line.startswith("FOUND:")}
+    assert found == {"FOUND: [('pytest turned off', 'in this process, which nobody asks')]"}
+    assert ended.printed.count("PermissionError") > 20
+    assert ended.verdict is Verdict.FAIL
+    assert not [name for name, status in ended.statuses.items() if name.startswith("test_area") and status == "passed"]
 
 
 async def test_without_a_user_of_its_own_nothing_is_tested(odd: str, tmp_path: Path) -> None:

@@ -72,10 +72,15 @@ class ExceptionClasses:
         self, description: Sequence[Any], args: Sequence[Any], text: object, frames: Sequence[Any], remote: "Remote"
     ) -> BaseException:
         """An exception to be raised here; its `student_frames` tell where it arose."""
-        try:  # it holds plain values only: what tells of it later is not to ask the student's process anything
-            error = self.find(description)(*[wire.decode(value, _nowhere) for value in args])
-        except Exception:
-            error = RemoteError()
+        kind = self.find(description)
+        error: BaseException = RemoteError()
+        for values in (args, [text]):  # plain ones only: what tells of it later is not to ask the student's process
+            try:
+                error = kind(*[wire.decode(value, _nowhere) for value in values])
+                break
+            except Exception:
+                continue
+        else:
             text = f"{description[0]}: {text}"
         if isinstance(error, RemoteError):
             error.text, error.remote = str(text), remote
