@@ -93,10 +93,10 @@ def _check(rule: Rule, simulation: Simulation, file: str) -> Check:
     told = simulation.problems[rule]
     if not told.count:
         return Check(rule, True, file=file)
-    messages = [f"line {line}: {text}" for line, text in told.first]
+    messages = [f"line {line}: {text}" if line else text for line, text in told.first]
     if more := told.count - len(told.first):
         messages.append(f"and {more:,} more")
-    return Check(rule, False, "\n".join(messages), file, told.first[0][0], warning=rule.warns)
+    return Check(rule, False, "\n".join(messages), file, told.first[0][0] or None, warning=rule.warns)
 
 
 def _draw(simulation: Simulation, name: str, results: Path) -> list[str]:

@@ -71,7 +71,7 @@ class Told:
     def __init__(self) -> None:
         self.count = 0
         self.first: list[tuple[int, str]] = []
-        """The first `MOST_TOLD`: line, from 1, and what is wrong there."""
+        """The first `MOST_TOLD`: line, from 1, or 0 for the whole file, and what is wrong there."""
 
     def tell(self, line: int, text: str) -> None:
         self.count += 1
@@ -204,7 +204,7 @@ class Simulation:
                     do(command)
         self.problems[Rule.TRAVEL] = Told.merged(self._long[kind] for kind in self.travel)
         if not self.moves:
-            self.problems[Rule.MOVES].tell(1, "no line moves X, Y or Z")
+            self.problems[Rule.MOVES].tell(0, "no line moves X, Y or Z")
 
     def _tell(self, rule: Rule, text: str) -> None:
         self.problems[rule].tell(self._line, text)
@@ -223,8 +223,7 @@ class Simulation:
                 arc = self._arc(name, words, start[:2], end[:2])
             except Impossible as exc:
                 self._tell(Rule.ARCS, str(exc))
-                self._position = end
-                self.path.add(*end, Kind.JUMP)
+                self._jump(end)
                 return
         self._position = end
         flat_mm = arc.length if arc else math.dist(start[:2], end[:2])
@@ -237,8 +236,8 @@ class Simulation:
         if kind is Kind.EXTRUSION:
             if flat_mm:
                 self.layers.add(round(end[2], 3))
-        elif flat_mm > self.printer.long_move_threshold:
-            self._long[kind].tell(self._line, f"{flat_mm:.1f} mm without printing")
+        elif flat_mm > (limit := self.printer.long_move_threshold):
+            self._long[kind].tell(self._line, f"{flat_mm:.1f} mm without printing, above {limit:g}")
         reached = [(start[0], start[1], start[2]), end]
         if arc:
             reached += [(x, y, end[2]) for x, y in arc.extreme_points()]
@@ -297,6 +296,12 @@ class Simulation:
             if (high := max(values)) > limit + NEAR and high != start[axis]:
                 self._tell(Rule.VOLUME, f"{letter} gets to {high:.6g}, beyond MAX_{letter} = {limit:g}")
 
+    def _jump(self, end: Position) -> None:
+        """Be somewhere else, with nothing drawn on the way."""
+        self._position = end
+        if self.drawn_to is None:
+            self.path.add(*end, Kind.JUMP)
+
     def _draw(self, arc: Arc | None, end: Position, kind: int) -> None:
         chords = arc.chords() if arc else 1
         if len(self.path) + chords > MOST_POINTS:
@@ -337,9 +342,7 @@ class Simulation:
             axis = AXES.index(letter)
             position[axis] = self._zero[axis] = 0.0
             self._homed.add(letter)
-        self._position = position[0], position[1], position[2]
-        if self.drawn_to is None:
-            self.path.add(*self._position, Kind.JUMP)
+        self._jump((position[0], position[1], position[2]))
 
     def _set_position(self, command: Command) -> None:
         for letter, value in (command.words or dict.fromkeys("XYZE", 0.0)).items():
