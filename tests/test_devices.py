@@ -97,6 +97,15 @@ class LostOnce:
         lease.reschedule(0)
 
 
+class Brokered:
+    """Leases that take a moment to get, as those of a broker do."""
+
+    @contextlib.asynccontextmanager
+    async def hold(self, device: str) -> AsyncIterator[None]:
+        await asyncio.sleep(0.05)
+        yield
+
+
 async def test_waiting_for_the_device_is_not_the_tasks_time(tmp_path: Path) -> None:
     leases = LocalLeases()
     bench = Bench(tmp_path, leases)
@@ -132,6 +141,23 @@ async def test_a_wait_that_would_cost_the_message_is_a_fault_of_nobodys_work(
 
     assert crash.value.code == "fault"
     assert (await bench.run("echo moving")).verdict is Verdict.PASS
+
+
+async def test_a_timeout_of_nothing_waits_for_nothing(tmp_path: Path) -> None:
+    leases = LocalLeases()
+    bench = Bench(tmp_path, leases)
+
+    async with leases.hold("arm-1"):
+        with pytest.raises(StageTimeout):
+            await asyncio.wait_for(bench.run("echo moving", timeout_s=0), timeout=5)
+
+
+async def test_a_stage_that_has_used_its_waiting_time_still_gets_an_idle_device_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Brokered(), delivery_timeout_s=31)  # one second
+
+    done = await bench.run(f"mkdir {tmp_path}/tried && sleep 1.2 && exit 75; exit 0")
+
+    assert done.verdict is Verdict.PASS
 
 
 async def test_a_stage_that_loses_the_device_brings_it_to_rest_and_begins_anew(tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import required
 from simulated_arm import ARM, SimulatedArm, simulated_arm
 from world import Heard, Proxy, World, a_tree, a_world, a_zip
 
-from ulos_stream.lab import Broker
+from ulos_stream.lab import Broker, rabbitmq
 
 SHORT = "reach 300 0 100\ngrip close\nhome\n"
-LONG = "speed 1\nmove 100 0 0 0 0 0\nhome\n"
+LONG = "speed 1\nmove 100 0 0 0 0 0\nmove 0 0 0 0 0 0\n"
 """Takes eleven seconds at this pace: longer than another node takes to start."""
 PACE = 20.0
 
@@ -27,7 +28,13 @@ def arm(tmp_path: Path) -> Iterator[SimulatedArm]:
 
 @pytest.fixture
 async def world(broker: Broker, arm: SimulatedArm, tmp_path: Path) -> AsyncIterator[World]:
-    """In which an executor `robot-arm` drives `arm`, by a lease of the test's own."""
+    async with a_world_with(arm, broker, tmp_path) as world:
+        yield world
+
+
+@contextlib.asynccontextmanager
+async def a_world_with(arm: SimulatedArm, broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
+    """In which an executor `robot-arm` drives `arm`, by a lease of its own."""
     (tmp_path / "artifacts").mkdir()
     folder = tmp_path / "executors" / "robot-arm"
     shutil.copytree(ARM.parent, folder, ignore=shutil.ignore_patterns("samples"))
@@ -107,6 +114,23 @@ async def test_a_lost_lease_parks_the_arm_and_the_stage_begins_anew(world: World
     assert states(arm) == ["parked", "parked"]
     assert verdicts(heard) == ["PASS"]
     assert [message.key for message in heard if message.key == "crash"] == []
+
+
+async def test_a_broker_that_is_killed_parks_the_arm_until_it_is_back(arm: SimulatedArm, tmp_path: Path) -> None:
+    with required(), rabbitmq() as broker:
+        async with contextlib.AsyncExitStack() as stack:
+            world = await stack.enter_async_context(a_world_with(arm, broker, tmp_path))
+            node = await stack.enter_async_context(world.node_process())
+            await node.says("ready")
+            await send(world, LONG)
+            await arm.tells("taken")
+
+            broker.kill()
+            await arm.tells("freed")
+            broker.start()
+            ended = await node.says("stage ended")
+
+    assert (ended["verdict"], states(arm)) == ("PASS", ["parked", "parked"])
 
 
 async def test_a_task_that_takes_too_long_ends_with_the_arm_parked(world: World, arm: SimulatedArm) -> None:

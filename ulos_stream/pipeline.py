@@ -42,7 +42,7 @@ from ulos_stream.workspace import NodeDirectory, Workspace
 T = TypeVar("T")
 
 LEAST_LEASE_WAIT_S = 30.0
-"""Seconds that a stage waits for its device at least: taking an idle one must not fail for a lack of time."""
+"""Seconds that each attempt at a stage waits for its device at least: to take an idle one needs a moment."""
 
 
 class Report(Protocol):
@@ -105,11 +105,11 @@ class Pipeline:
         if is_poison(redelivered=origin.redelivered, deliveries=origin.deliveries):
             raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
         executor = self.executors.find(task.routing_tree.routing_key)
-        spare_s = self.delivery_timeout_s - self.fault_budget_s - task.timeout
-        latest = time.monotonic() + max(LEAST_LEASE_WAIT_S, spare_s)
+        device = executor.device if task.timeout else None  # 0 times out at once, whoever has the device
+        latest = time.monotonic() + self.delivery_timeout_s - self.fault_budget_s - task.timeout
 
         async def attempt() -> Verdict:
-            async with self._device(executor, latest - time.monotonic()):
+            async with self._device(device, max(LEAST_LEASE_WAIT_S, latest - time.monotonic())):
                 return await self._process(task, origin, executor, known, space)
 
         verdict = await self._retry(attempt)
@@ -153,19 +153,19 @@ class Pipeline:
             return await _in_thread(look)
 
     @contextlib.asynccontextmanager
-    async def _device(self, executor: Executor, wait_s: float) -> AsyncIterator[None]:
-        """Have the executor's device to oneself, if it needs one; the wait for it is not the task's time.
+    async def _device(self, device: str | None, wait_s: float) -> AsyncIterator[None]:
+        """Have a device to oneself, if one is needed; the wait for it is not the task's time.
 
         It ends before the broker would take the message away. Then the task crashes as by any fault that did not
         pass: back in its queue it would be the next one again, and at the fifth time be taken for poison.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if executor.device is not None:
+            if device is not None:
                 try:
                     async with asyncio.timeout(wait_s):
-                        await stack.enter_async_context(self.leases.hold(executor.device))
+                        await stack.enter_async_context(self.leases.hold(device))
                 except TimeoutError:
-                    in_use = DeviceFault(f"{executor.device} was in use by other stages for {wait_s:.0f} s")
+                    in_use = DeviceFault(f"{device} was in use by other stages for {wait_s:.0f} s")
                     raise FaultBudgetSpent(f"given up: {in_use}") from in_use
             yield
 

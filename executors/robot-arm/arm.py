@@ -25,6 +25,8 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator
 
@@ -164,7 +166,10 @@ async def main() -> None:
     parser.add_argument("--port", type=int, default=7171)
     parser.add_argument("--pace", type=float, default=1.0, help="how many times faster than a real arm")
     options = parser.parse_args()
-    server = await asyncio.start_server(Controller(Arm(options.pace)).serve, options.host, options.port)
+    try:
+        server = await asyncio.start_server(Controller(Arm(options.pace)).serve, options.host, options.port)
+    except OSError as exc:
+        sys.exit(f"cannot listen on {options.host}:{options.port}: {os.strerror(exc.errno or 0)}")
     tell("listening", "{}:{}".format(*server.sockets[0].getsockname()))
     await server.serve_forever()
 
