@@ -159,7 +159,7 @@ class _Executor(_Table):
         default={}, examples=[{"LEAST_WORDS": "500"}]
     )
     """Variables for the run. Nothing of the node's own environment gets there: it holds passwords."""
-    device: Annotated[str, AfterValidator(_device)] | None = None
+    device: Annotated[str, AfterValidator(_device)] | None = Field(default=None, examples=["arm-1"])
     """Name of a machine that one stage at a time may use, over all nodes: a stage runs only while its node holds the
     lease on it. Waiting for that is not the task's time. Executors that name the same device take turns."""
 
