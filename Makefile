@@ -27,7 +27,7 @@ test: services install  ## Run the test suite on real services.
 
 test-images: services install  ## Build every image of executors/, and send every sample through a node.
 	@.ci/services.sh images
-	@$(VENV)/bin/pytest tests/images
+	@$(VENV)/bin/pytest -n 2 --dist loadfile tests/images --timeout 900
 
 faults: services install  ## Break what nodes stand on, and the node itself; nothing may be lost. 4 minutes.
 	$(VENV)/bin/python -m tests.faults run --short --seed $(SEED)

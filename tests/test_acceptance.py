@@ -1,8 +1,10 @@
 """As a user meets it: the node as a process with the fifteen variables only, the samples, the demo."""
 
 import asyncio
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import zipfile
@@ -13,7 +15,7 @@ import aio_pika
 import pytest
 from world import NodeProcess
 
-from ulos_stream import shipped
+from ulos_stream import demo, shipped
 from ulos_stream.demo import EXPECTED
 from ulos_stream.lab import Broker, FtpServer, Lab
 from ulos_stream.tasks import parse_task
@@ -86,7 +88,34 @@ def test_the_demo_ends_with_every_task_as_expected_and_leaves_their_traces(
     assert ended.returncode == 0, ended.stdout
     assert all(f"testing-{number}" in traced.stdout for number in range(1, 6)), traced.stderr
     assert "every task ended as expected" in ended.stdout
-    assert all(name in ended.stdout for name in EXPECTED)
+    assert all(name in ended.stdout for name in EXPECTED if not name.startswith("course"))
+
+
+@pytest.mark.parametrize(
+    ("artifact", "sample"),
+    [
+        ("course", "cypress-execution/samples/pass"),
+        ("course-wrong", "cypress-execution/samples/fail"),
+        ("course-mistake", "cypress-grammar/samples/fail"),
+    ],
+)
+def test_the_artifacts_of_the_course_are_samples_of_its_executors(artifact: str, sample: str) -> None:
+    folder = shipped("executors") / sample
+
+    with zipfile.ZipFile(SAMPLES / "artifacts" / f"{artifact}.zip") as archive:
+        zipped = {name: archive.read(name) for name in archive.namelist()}
+
+    assert zipped == {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_the_demo_goes_without_the_arm_whose_port_is_taken() -> None:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # or somebody else has it
+            stack.enter_context(socket.create_server(("127.0.0.1", 7171)))
+        with demo._arm() as is_there:
+            pass
+
+    assert not is_there
 
 
 def a_node(environment: dict[str, str]) -> Any:

@@ -11,7 +11,7 @@ LAYERS = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"demo", "docs"},
+    {"demo", "docs", "trial", "scaffold", "templates"},
     {"app"},
     {"http"},
     {"node"},

@@ -268,6 +268,8 @@ class Proxy:
         self.port = 0
         self.refuses = False
         """Whether new connections are reset at once."""
+        self._open = asyncio.Event()
+        self._open.set()
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator["Proxy"]:
@@ -283,6 +285,10 @@ class Proxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    def silence(self) -> None:
+        """Let nothing through any more, and stay connected, as a network that is cut does."""
+        self._open.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
             writer.transport.abort()
@@ -296,6 +302,7 @@ class Proxy:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while block := await reader.read(65536):
+                await self._open.wait()
                 writer.write(block)
                 await writer.drain()
         writer.close()

@@ -30,12 +30,13 @@ from ulos_stream.pipeline import Pipeline
 from ulos_stream.readiness import Readiness
 from ulos_stream.retry import wait_for
 from ulos_stream.settings import Node as NodeSettings
-from ulos_stream.settings import Settings, read_settings, tls_context
+from ulos_stream.settings import Settings, access_to, read_settings, tls_context
 from ulos_stream.storage import Storage
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 from ulos_stream.telemetry import Log, configure_logging
 from ulos_stream.telemetry.watch import Both, Unwatched, Watch
+from ulos_stream.topology.leases import BrokerLeases
 from ulos_stream.workspace import NodeDirectory
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ def create_app(settings: Settings) -> FastStream:
         fault_budget_s=settings.node.fault_budget_s,
         report_fault=log.fault,
         watch=watch,
+        leases=BrokerLeases(
+            access_to(settings.broker, settings.node), lambda device: log.info("device in use", device=device)
+        ),
+        delivery_timeout_s=settings.node.delivery_timeout_s,
     )
     node = Node(settings, consuming, publishing, pipeline, log, watch)
     readiness = Readiness(

@@ -3,7 +3,7 @@
 import typer
 
 from ulos_stream import __version__
-from ulos_stream.commands import crashes, dev, doctor, executors, lint, submit, topology, trace, watch
+from ulos_stream.commands import crashes, dev, doctor, executor, executors, lint, submit, topology, trace, watch
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -13,6 +13,7 @@ app.command()(watch.watch)
 app.command()(lint.lint)
 app.command()(executors.executors)
 app.command()(doctor.doctor)
+app.add_typer(executor.app, name="executor")
 app.add_typer(topology.app, name="topology")
 app.add_typer(crashes.app, name="crashes")
 app.command()(trace.trace)

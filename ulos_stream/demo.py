@@ -21,18 +21,26 @@ from rich.table import Table
 
 from ulos_stream import shipped
 from ulos_stream.errors import ServiceMissing
-from ulos_stream.images import local_image
+from ulos_stream.images import docker, local_image
 from ulos_stream.lab import FtpServer, Lab, lab
 
 EXCHANGE = "processing-exchange"
 QUEUE = "processing-queue"
-STAGES = ["pass", "fail", "skip", "crash", "sample-container", "robots", *(f"testing-{n}" for n in range(1, 6))]
+STAGES = [
+    *("pass", "fail", "skip", "crash", "sample-container", "robots", "robot-arm-simulation", "robot-arm"),
+    *("cypress-grammar", "cypress-execution"),
+    *(f"testing-{number}" for number in range(1, 6)),
+]
 """Routing keys that are bound to the node's queue."""
 ENDS = {"task.done": "done", "task.failed": "failed"}
 """Routing keys at which a route ends, and how the demo calls that end."""
 TRACES = "ulos-traces.jsonl"
 """Where the traces go, in the current directory, unless `ULOS_TRACE_FILE` says otherwise."""
-LIMIT_S = 60.0
+LIMIT_S = 120.0
+ARM_PACE = "4"
+"""How many times faster than a real one the demo's robot arm is."""
+COURSE_IMAGES = {"cypress-grammar": "cypress-grammar", "cypress-execution": "cypress-executor"}
+"""What the sample messages that begin with `course` need: executors, and their images."""
 IMAGE = "ulos-sample-container"
 IMAGE_PROGRAM = "cat greeting.txt && mkdir -p results && echo ok > results/passed.log\n"
 
@@ -48,6 +56,11 @@ EXPECTED = {
     "malformed": "crash: malformed_message",
     "no-timeout": "crash: malformed_message",
     "container": "done",
+    "robot-arm": "done",
+    "robot-arm-collision": "failed",
+    "course": "done",
+    "course-wrong": "failed",
+    "course-mistake": "failed",
 }
 """How each message of `samples/messages` ends."""
 
@@ -89,8 +102,11 @@ def run_demo() -> int:
     console = Console()
     traces = Path(os.environ.get("ULOS_TRACE_FILE", TRACES))
     try:
-        with console.status("starting RabbitMQ and an FTP server"), lab() as services:
+        with console.status("starting RabbitMQ and an FTP server"), lab() as services, _arm() as is_there:
             journeys = _prepare(services, console)
+            if not is_there:
+                console.print("[yellow]no robot arm: something else is on its port[/yellow]")
+                del journeys["robot-arm"]
             traces.unlink(missing_ok=True)
             with _node(services, traces) as (node, node_log):
                 try:
@@ -115,7 +131,25 @@ def _prepare(services: Lab, console: Console) -> dict[str, Journey]:
     except ServiceMissing as missing:
         console.print(f"[yellow]no container stage: {missing}[/yellow]")
         del expected["container"]
+    for executor, image in COURSE_IMAGES.items():
+        try:
+            docker("image", "inspect", image, hint="no such image")
+        except ServiceMissing:
+            console.print(f"[yellow]no course pipeline: ulos executor build {executor}[/yellow]")
+            expected = {name: end for name, end in expected.items() if not name.startswith("course")}
     return {name: Journey(name, end) for name, end in expected.items()}
+
+
+@contextmanager
+def _arm() -> Iterator[bool]:
+    """The simulated robot arm on the port where its executor looks for it; whether it could have that port."""
+    command = [sys.executable, str(shipped("executors") / "robot-arm" / "arm.py"), "--pace", ARM_PACE]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as arm:
+        try:
+            assert arm.stdout is not None  # noqa: S101 (it is a pipe)
+            yield bool(arm.stdout.readline())
+        finally:
+            arm.kill()
 
 
 @contextmanager

@@ -22,6 +22,7 @@
         ├── ManagementFault         the broker's management API; a node never needs it
         ├── StorageFault
         ├── EngineFault
+        ├── DeviceFault             the machine that a stage drives does not answer, or not as it should
         └── NodeFault               this node's own disk
 
 A foreign error is translated into one of these once, at the adapter that met it, with `from exc`.
@@ -169,6 +170,12 @@ class EngineFault(Fault):
     """The container engine is away or broke off a call."""
 
     kind = "engine"
+
+
+class DeviceFault(Fault):
+    """The machine that a stage drives is away, in a state that needs a person, or obeys somebody else."""
+
+    kind = "device"
 
 
 class NodeFault(Fault):

@@ -87,7 +87,7 @@ def build(folder: Path, tag: str, *, base: str | None = None, quiet: bool = True
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w", dereference=True) as tar:
         tar.add(folder, arcname=".", filter=_undated)
-    command = ["docker", "build", "--network", "host", "--tag", tag, "-"]
+    command = ["docker", "build", "--force-rm", "--network", "host", "--tag", tag, "-"]
     if base is not None:
         command[2:2] = ["--build-arg", f"BASE={base}"]
     try:

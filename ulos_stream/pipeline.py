@@ -10,15 +10,26 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from ulos_stream import archive, journal
-from ulos_stream.errors import ArtifactChanged, Crash, Fault, NodeFault, Poison, StageTimeout, StorageFault
+from ulos_stream.errors import (
+    ArtifactChanged,
+    Crash,
+    DeviceFault,
+    Fault,
+    FaultBudgetSpent,
+    NodeFault,
+    Poison,
+    StageTimeout,
+    StorageFault,
+)
 from ulos_stream.executors import Executor, Job, Output, finish
+from ulos_stream.executors.leases import Leases, LocalLeases
 from ulos_stream.executors.registry import Registry
 from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
@@ -29,6 +40,9 @@ from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
 
 T = TypeVar("T")
+
+LEAST_LEASE_WAIT_S = 30.0
+"""Seconds that each attempt at a stage waits for its device at least: to take an idle one needs a moment."""
 
 
 class Report(Protocol):
@@ -52,6 +66,10 @@ class Pipeline:
     """Seconds for which a fault is retried in each step."""
     report_fault: Callable[[Fault, float], None]
     watch: Watch = field(default_factory=Unwatched)
+    leases: Leases = field(default_factory=LocalLeases)
+    """On the devices that executors need."""
+    delivery_timeout_s: float = 1_800
+    """Seconds for which the broker lets this node hold a message."""
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def run(self, task: Task, origin: Origin, report: Report) -> Done:
@@ -87,7 +105,14 @@ class Pipeline:
         if is_poison(redelivered=origin.redelivered, deliveries=origin.deliveries):
             raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
         executor = self.executors.find(task.routing_tree.routing_key)
-        verdict = await self._retry(lambda: self._process(task, origin, executor, known, space))
+        device = executor.device if task.timeout else None  # 0 times out at once, whoever has the device
+        latest = time.monotonic() + self.delivery_timeout_s - self.fault_budget_s - task.timeout
+
+        async def attempt() -> Verdict:
+            async with self._device(device, max(LEAST_LEASE_WAIT_S, latest - time.monotonic())):
+                return await self._process(task, origin, executor, known, space)
+
+        verdict = await self._retry(attempt)
         report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
         with self.watch.step("upload"):
@@ -127,6 +152,23 @@ class Pipeline:
         with _own_disk():
             return await _in_thread(look)
 
+    @contextlib.asynccontextmanager
+    async def _device(self, device: str | None, wait_s: float) -> AsyncIterator[None]:
+        """Have a device to oneself, if one is needed; the wait for it is not the task's time.
+
+        It ends before the broker would take the message away. Then the task crashes as by any fault that did not
+        pass: back in its queue it would be the next one again, and at the fifth time be taken for poison.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if device is not None:
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await stack.enter_async_context(self.leases.hold(device))
+                except TimeoutError:
+                    in_use = DeviceFault(f"{device} was in use by other stages for {wait_s:.0f} s")
+                    raise FaultBudgetSpent(f"given up: {in_use}") from in_use
+            yield
+
     async def _process(
         self, task: Task, origin: Origin, executor: Executor, known: Journal, space: Workspace
     ) -> Verdict:
@@ -144,7 +186,8 @@ class Pipeline:
                     with self.watch.step("unpack"):
                         given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
                     begun = time.monotonic()
-                    output.remark(f"{tree.routing_key}, started {journal.now()}, timeout {task.timeout} s")
+                    where = f" on {executor.device}" if executor.device else ""
+                    output.remark(f"{tree.routing_key}{where}, started {journal.now()}, timeout {task.timeout} s")
                     with self.watch.step("execute"):
                         verdict = await executor.run(job)
                     await self.directory.check()  # what ran on a full disk is not to blame for its verdict

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ulos_stream.archive import Limits
 from ulos_stream.errors import ConfigurationError
+from ulos_stream.topology.connection import Access
 
 Section = TypeVar("Section", bound=BaseSettings)
 
@@ -131,8 +132,8 @@ class Node(BaseSettings):
     max_timeout_s: Annotated[float, Field(ge=0)] = 86_400
     """The longest timeout, in seconds, that a task may ask for: a day."""
     delivery_timeout_s: Annotated[float, Field(gt=0)] = 1_800
-    """Seconds for which the broker lets a node hold a message, its `consumer_timeout`, as `ulos lint` is to know it;
-    RabbitMQ's own default."""
+    """Seconds for which the broker lets a node hold a message, its `consumer_timeout`: RabbitMQ's own default. `ulos
+    lint` and the wait for a device go by it."""
     concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
     """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
     grace_s: Annotated[float, Field(ge=0)] = 30
@@ -141,7 +142,7 @@ class Node(BaseSettings):
     """Where the directories of running stages are made, the system's place for temporary files by default. The
     container engine must see the same path."""
     executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
-    """Folders with an `executor.toml` in each subfolder, separated by `:`; the shipped ones by default."""
+    """Folders with an `executor.toml`, or with one in each subfolder, separated by `:`; the shipped ones by default."""
     require_executors: Annotated[tuple[str, ...], NoDecode, _split(",")] = ()
     """Routing keys, separated by `,`, whose executors must be available before anything is consumed."""
     mock_delay_s: Annotated[float, Field(ge=0)] = 0
@@ -257,6 +258,22 @@ def tls_context(authority: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=authority)
     except ssl.SSLError as wrong:
         raise ConfigurationError(f"{authority}: holds no certificate in PEM form") from wrong
+
+
+def access_to(broker: MessageBroker, node: Node) -> Access:
+    """How the settings reach the broker, beside FastStream.
+
+    Raises:
+        ConfigurationError: A certificate file is wrong.
+    """
+    return Access(
+        broker.host,
+        broker.port,
+        node.virtual_host,
+        broker.username,
+        broker.password,
+        tls_context(node.broker_ca_file) if node.broker_tls else None,
+    )
 
 
 def _read(section: type[Section], mistakes: list[str]) -> Section | None:

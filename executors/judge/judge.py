@@ -17,7 +17,7 @@ Python 3.11 or newer and nothing else: it is copied into images.
 import dataclasses
 import json
 import os
-import shutil
+import re
 import signal
 import stat
 import subprocess
@@ -36,6 +36,8 @@ PASSED = "passed.log"
 BROKEN = 70
 """Exit code that a node takes for a crash of the executor, not for FAIL (EX_SOFTWARE of sysexits.h)."""
 MOST_ADOPTED_BYTES = 64 * 1024 * 1024
+MOST_LINES = 40
+"""Of a message in `report.md`; `report.json` has all of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Judge:
         self._is_running = False
         self.copy = Path(tempfile.gettempdir()) / "submission"
         """The student's copy of the submission; its program starts in there."""
-        self._empty_results()
+        empty(self.results)
         if copied:
             self._copy()
 
@@ -123,8 +125,12 @@ class Judge:
         arguments = {"stdin": subprocess.DEVNULL, "cwd": self.copy, "env": given, "start_new_session": True}
         return subprocess.Popen(command, **{**arguments, **user, **streams})  # type: ignore[call-overload,no-any-return]
 
-    def end(self) -> None:
-        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay."""
+    def end(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        """Kill all that the student's program runs, in whatever session it hides; only the judge's results stay.
+
+        Args:
+            process: Kill only this one and what it has started in its own session; others still run.
+        """
         if not self._is_running:
             return
         # `kill -1` reaches all that this user may signal, but itself and the container's init: no process can fork
@@ -132,21 +138,25 @@ class Judge:
         if self.is_apart:
             os.seteuid(STUDENT)
         try:
-            os.kill(-1, signal.SIGKILL)
+            os.kill(-process.pid if process else -1, signal.SIGKILL)
         except ProcessLookupError:
             pass
         finally:
             if self.is_apart:
                 os.seteuid(0)
+        if process:
+            return
         self._is_running = False
         if not self.is_apart:
-            self._empty_results()
+            empty(self.results)
 
     def adopt(self, paths: Iterable[Path], folder: str) -> None:
         """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
 
-        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out.
+        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out. The
+        program is ended first: what it has left cannot change while it is looked at.
         """
+        self.end()
         left_bytes = MOST_ADOPTED_BYTES
         for path in sorted(paths):
             target = self.results / folder / path.relative_to(self.copy)
@@ -158,14 +168,14 @@ class Judge:
                     if not stat.S_ISREG(status.st_mode) or status.st_size > left_bytes:
                         continue
                     content = file.read(left_bytes)
-            except OSError:
+            except (OSError, RuntimeError):  # the latter: links in a circle
                 continue
             left_bytes -= len(content)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
 
     def conclude(self, checks: Sequence[Check], *, expected: int | None = None, notes: str = "") -> NoReturn:
-        """Write the reports and, if everything passed, the verdict file; end with the exit code to match.
+        """Kill what the student's program runs, and conclude as `conclude` does.
 
         Args:
             checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
@@ -176,41 +186,61 @@ class Judge:
         if expected is not None and len(checks) != expected:
             told = f"{len(checks)} of {expected} checks were reported; the program ended early, or told its own story"
             checks = [*checks, Check("all checks were carried out", False, told)]
-        passed = bool(checks) and all(check.passed or check.warning for check in checks)
-        verdict = "PASS" if passed else "FAIL"
-        report = {
-            "executor": self.name,
-            "verdict": verdict,
-            "checks": [
-                {"name": c.name, "status": c.status, "message": c.message, "file": c.file, "line": c.line}
-                for c in checks
-            ],
-        }
-        (self.results / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        (self.results / "report.md").write_text(_markdown(self.name, verdict, checks, notes))
-        failed = sum(check.status == "failed" for check in checks)
-        print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
-        if passed:
-            (self.results / PASSED).write_text("")
-        sys.exit(0 if passed else 1)
-
-    def _empty_results(self) -> None:
-        if self.results.is_symlink() or self.results.is_file():
-            self.results.unlink()
-        shutil.rmtree(self.results, ignore_errors=True)
-        self.results.mkdir(exist_ok=True)
+        conclude(self.name, self.results, checks, notes=notes)
 
     def _copy(self) -> None:
         """Give the student's program a submission of its own: read by us, written by its user."""
+        # A root without DAC_OVERRIDE enters only what it may: not a directory of the student's with mode 0700.
+        modes = "--mode=u+rwX,go=rX"
         packing = subprocess.Popen(
-            ["tar", "-C", self.work, "--anchored", "--exclude=./results", "-cf", "-", "."], stdout=subprocess.PIPE
+            ["tar", "-C", self.work, "--anchored", "--exclude=./results", modes, "-cf", "-", "."],
+            stdout=subprocess.PIPE,
         )
         assert packing.stdout is not None
         user = {"user": STUDENT, "group": STUDENT, "extra_groups": []} if self.is_apart else {}
-        script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf -'
+        script = 'mkdir "$0" && tar -C "$0" --no-same-owner --no-same-permissions -xf - && chmod 755 "$0"'
         unpacked = subprocess.run(["sh", "-c", script, self.copy], stdin=packing.stdout, **user)  # type: ignore[call-overload]
         if packing.wait() or unpacked.returncode:
-            sys.exit("the submission cannot be copied to /tmp: is it larger than tmpfs_mib?")
+            told = "it cannot be copied to /tmp: is it larger than the sandbox's tmpfs_mib?"
+            self.conclude([Check("the submission has room", False, told)])
+
+
+def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = "") -> NoReturn:
+    """Write the reports and, if everything passed, the verdict file; end with the exit code to match.
+
+    All that an executor needs which runs nothing of the student's.
+
+    Args:
+        name: The executor.
+        results: The folder, which is there.
+        checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
+        notes: Markdown that follows the checks in `report.md`.
+    """
+    passed = bool(checks) and all(check.passed or check.warning for check in checks)
+    verdict = "PASS" if passed else "FAIL"
+    report = {
+        "executor": name,
+        "verdict": verdict,
+        "checks": [
+            {"name": c.name, "status": c.status, "message": c.message, "file": c.file, "line": c.line} for c in checks
+        ],
+    }
+    as_json = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    for file, text in (("report.json", as_json), ("report.md", _markdown(name, verdict, checks, notes))):
+        (results / file).write_text(text, encoding="utf-8", errors="backslashreplace")
+    failed = sum(check.status == "failed" for check in checks)
+    print(f"{verdict}: {len(checks) - failed} of {len(checks)} checks passed", flush=True)
+    if passed:
+        (results / PASSED).write_text("")
+    sys.exit(0 if passed else 1)
+
+
+def empty(results: Path) -> None:
+    """Make `results` an empty folder, whatever the submission has in its place."""
+    # By commands: a tree may be deeper than Python's recursion, and closed to its owner.
+    for command in (["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        subprocess.run([*command, results], stderr=subprocess.DEVNULL)
+    results.mkdir()  # or there is no verdict
 
 
 def _broken(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
@@ -234,12 +264,26 @@ def _markdown(name: str, verdict: str, checks: Sequence[Check], notes: str) -> s
     marks = {"failed": "✗", "warning": "!", "passed": "✓"}
     lines = [f"# {name}: {verdict}", ""]
     for check in sorted(checks, key=lambda check: order[check.status]):
-        place = f" ({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
-        lines.append(f"- {marks[check.status]} **{_plain(check.name)}**{_plain(place)}")
-        lines += [f"  {_plain(line)}" for line in check.message.splitlines()[:40]]
+        place = f"({check.file}{f':{check.line}' if check.line else ''})" if check.file else ""
+        lines.append(f"- {marks[check.status]} **{_plain(check.name)}** {_plain(place)}".rstrip())
+        lines += [f"  {line}".rstrip() for line in _message(check.message)]
     return "\n".join([*lines, *(["", notes.rstrip()] if notes else []), ""])
+
+
+def _message(text: str) -> list[str]:
+    """One line as text, several as they are: a comparison or a traceback has its columns."""
+    lines = [_printable(line) for line in text.splitlines()[:MOST_LINES]]
+    if len(lines) < 2:
+        return [_plain(line) for line in lines]
+    fence = "`" * max(3, *(len(run) + 1 for line in lines for run in re.findall("`+", line)), 3)
+    return [f"{fence}text", *lines, fence]
 
 
 def _plain(text: str) -> str:
     """`text` with nothing in it that Markdown or HTML would act on."""
-    return "".join(f"\\{c}" if c in "\\`*_[]<>#|" else c for c in text if c.isprintable())
+    text = re.sub(r"[\\`*<>\[\]~|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", _printable(text).strip())
+    return re.sub(r"^(\s*\d*)([-+=#.)])", r"\1\\\2", text)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -21,7 +21,7 @@ from ulos_stream.doctor.storage import skew_s
 from ulos_stream.lab import Broker
 
 WELL = {
-    "broker", "queue", "logs", "crashes", "storage", "upload", "download", "overwrite", "removal", "clock",
+    "broker", "queue", "logs", "crashes", "leases", "storage", "upload", "download", "overwrite", "removal", "clock",
     "disk", "mounts", "engine", "executors",
 }  # fmt: skip
 Found = dict[str, tuple[str, str, str]]
@@ -33,7 +33,7 @@ async def world(managed_broker: Broker, docker: str, tmp_path: Path) -> AsyncIte
     """With nothing wrong: an FTP server, and one executor whose image is there."""
     (tmp_path / "ftp").mkdir()
     (tmp_path / "executors" / "hello").mkdir(parents=True)
-    descriptor = f'kind = "container"\nrouting_key = "hello"\nimage = "{docker}"\n'
+    descriptor = f'kind = "container"\nrouting_key = "hello"\nimage = "{docker}"\ndevice = "arm-1"\n'
     (tmp_path / "executors" / "hello" / "executor.toml").write_text(descriptor)
     async with a_world(managed_broker, tmp_path / "ftp") as world:
         with an_ftp_server(tmp_path / "ftp") as port:
@@ -127,7 +127,7 @@ async def test_a_broker_that_does_not_let_us_in_is_found(
 ) -> None:
     code, found = await examine(world, **changes)
 
-    unseen = dict.fromkeys(("queue", "logs", "crashes"), "not checked")
+    unseen = dict.fromkeys(("queue", "logs", "crashes", "leases"), "not checked")
     assert (code, states(found)) == (1, {"broker": "wrong", **unseen})
     assert words in found["broker"][1]
     assert remedy in found["broker"][2]
@@ -151,10 +151,11 @@ async def test_what_is_missing_on_the_broker_is_found(world: World, changes: dic
 
 
 @pytest.mark.parametrize(
-    ("permission", "parts"), [("write", ["logs", "crashes"]), ("read", ["queue"]), ("configure", [])]
+    ("permission", "parts", "state"),
+    [("write", ["logs", "crashes"], "wrong"), ("read", ["queue"], "wrong"), ("configure", ["leases"], "doubtful")],
 )
 async def test_a_user_who_may_not_publish_or_consume_is_found_and_nothing_is_delivered(
-    world: World, permission: str, parts: list[str]
+    world: World, permission: str, parts: list[str], state: str
 ) -> None:
     user = f"user-{uuid.uuid4()}"
     api(world.broker, "PUT", f"/users/{user}", password="p", tags="")
@@ -164,8 +165,8 @@ async def test_a_user_who_may_not_publish_or_consume_is_found_and_nothing_is_del
 
     code, found = await examine(world, MESSAGE_BROKER_USERNAME=user, MESSAGE_BROKER_PASSWORD="p")
 
-    assert states(found) == dict.fromkeys(parts, "wrong")
-    assert code == (1 if parts else 0)
+    assert states(found) == dict.fromkeys(parts, state)
+    assert code == (1 if state == "wrong" else 0)
     assert all("ACCESS_REFUSED" in text and permission.upper() in remedy for _, text, remedy in found.values())
     message = await world.tasks.get(no_ack=True)
     assert (message.body, message.redelivered) == (b"untouched", False)

@@ -90,6 +90,7 @@ def test_a_process_needs_a_key_and_a_command(tmp_path: Path) -> None:
 
     assert isinstance(descriptor, ProcessDescriptor)
     assert (descriptor.command, descriptor.verdict_file) == (["./check"], "results/passed.log")
+    assert (descriptor.device, descriptor.stop_s) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,15 @@ def test_a_process_needs_a_key_and_a_command(tmp_path: Path) -> None:
             CONTAINER + 'working_dir = "/a/../b"',
             "working_dir: must be an absolute path without '..', like /work (it is '/a/../b')",
         ),
+        *(
+            (
+                PROCESS + f'device = "{device}"',
+                "device: must be a name of at most 100 letters, digits, '.', '-' and '_', like arm-1"
+                f" (it is {device!r})",
+            )
+            for device in ("", "arm 1", "../arm", ".arm", "arm/1", "a" * 101)
+        ),
+        (PROCESS + "stop_s = -1", "stop_s: must be at least 0 (it is -1)"),
         *(
             (
                 CONTAINER + f'mount = "{mount}"',

@@ -11,7 +11,7 @@ import pytest
 import uvloop
 from workbench import make_job, process
 
-from ulos_stream.errors import ExecutorUnavailable
+from ulos_stream.errors import DeviceFault, ExecutorUnavailable
 from ulos_stream.tasks import Verdict
 
 LEAVE_THE_FILE = "mkdir -p results && touch results/passed.log"
@@ -171,6 +171,50 @@ async def test_a_run_cancelled_before_it_has_started_leaves_nothing(tmp_path: Pa
     assert running.cancelled()
     pid = (job.directory / "pid").read_text() if (job.directory / "pid").exists() else "0"
     assert not is_running(pid.strip())
+
+
+MACHINE = """
+trap 'sleep 0.3; echo at rest; exit 0' TERM
+echo moving
+while :; do sleep 0.05; done
+"""
+
+
+async def test_a_cancelled_run_may_bring_its_machine_to_rest(tmp_path: Path) -> None:
+    job, printout = make_job(tmp_path, MACHINE)
+
+    running = asyncio.create_task(process(stop_s=20).run(job))
+    await printout.shows("moving")
+    running.cancel()
+    await asyncio.wait([running])
+
+    assert running.cancelled()
+    assert printout.text() == "moving\nat rest\n"
+
+
+async def test_a_run_that_does_not_stop_in_time_is_killed(tmp_path: Path) -> None:
+    job, printout = make_job(tmp_path, "trap '' TERM; echo $$; while :; do sleep 0.05; done")
+
+    running = asyncio.create_task(process(stop_s=0.2).run(job))
+    await printout.shows("\n")
+    running.cancel()
+    await asyncio.wait([running], timeout=10)
+
+    assert running.cancelled()
+    await end(printout.text().split())
+
+
+async def test_a_program_can_say_that_its_machine_failed(tmp_path: Path) -> None:
+    job, _ = make_job(tmp_path, "echo one; echo the emergency stop is pressed >&2; exit 75")
+
+    with pytest.raises(DeviceFault, match=r"^arm-1: the emergency stop is pressed$"):
+        await process(device="arm-1").run(job)
+
+
+async def test_without_a_machine_that_exit_code_is_a_verdict(tmp_path: Path) -> None:
+    job, _ = make_job(tmp_path, "exit 75")
+
+    assert await process().run(job) is Verdict.FAIL
 
 
 NODE = """if True:

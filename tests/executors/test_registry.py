@@ -123,11 +123,13 @@ def test_all_mistakes_of_all_files_are_said_at_once(tmp_path: Path) -> None:
     assert folders == ["a/executor.toml", "a/executor.toml", "b/executor.toml", "missing", "c/executor.toml"]
 
 
-def test_an_executors_own_folder_in_the_path_is_a_mistake(tmp_path: Path) -> None:
+def test_a_path_may_be_one_executors_own_folder(tmp_path: Path) -> None:
     file = describe(tmp_path, "a", f'routing_key = "a"\n{PROCESS}')
+    describe(tmp_path / "a", "samples", f'routing_key = "b"\n{PROCESS}')
 
-    with pytest.raises(ConfigurationError, match="give the folder that holds it"):
-        build(file.parent)
+    registry = build(file.parent)
+
+    assert [(entry.key, entry.folder) for entry in registry if entry.kind == "process"] == [("a", file.parent)]
 
 
 async def test_an_installed_function_is_an_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,27 @@
 A new sample is tested by being there: `executors/NAME/samples/pass-…`, `fail-…` or `crash-…`, a folder or a zip.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from simulated_arm import simulated_arm
 from trial import Trial, a_trial
 
 from ulos_stream import shipped
+from ulos_stream.executors.descriptor import read_descriptor
+from ulos_stream.executors.report import Report
 
+pytestmark = pytest.mark.timeout(900)
+"""Seconds: the first sample of an executor builds its image, and a large one is fetched for minutes."""
 SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
 
 
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    with a_trial(tmp_path_factory.mktemp("node")) as trial:
-        yield trial
+    port = read_descriptor(shipped("executors") / "robot-arm" / "executor.toml").environment["ARM_PORT"]
+    with simulated_arm(tmp_path_factory.mktemp("arm"), port=int(port)), a_trial(tmp_path_factory.mktemp("node")) as it:
+        yield it
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.parent.parent.name}-{sample.stem}")
@@ -29,7 +34,7 @@ def test_a_sample_ends_as_its_name_says(sample: Path, trial: Trial, built: Calla
 
     assert ending.word == sample.stem.partition("-")[0], ending.text
     if ending.word != "crash":
-        report = json.loads(ending.result["results/report.json"])
-        assert report["verdict"] == ending.word.upper()
+        report = Report.model_validate_json(ending.result["results/report.json"])
+        assert report.verdict == ending.word.upper()
         assert "results/report.md" in ending.result
         assert "results/passed.log" not in ending.result

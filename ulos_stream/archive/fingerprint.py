@@ -14,7 +14,8 @@ class Fingerprint:
     """
 
     def __init__(self) -> None:
-        self._lines: dict[str, str] = {}
+        self.lines: dict[str, str] = {}
+        """By name, those of the files that were read to their end."""
 
     def reading(self, member: Member, content: Iterable[bytes]) -> Iterator[bytes]:
         """Pass the content of a file on, block by block, and take it in."""
@@ -22,8 +23,8 @@ class Fingerprint:
         for block in content:
             digest.update(block)
             yield block
-        self._lines[member.name] = f"{digest.hexdigest()} {'x' if member.executable else '-'} {member.name}\n"
+        self.lines[member.name] = f"{digest.hexdigest()} {'x' if member.executable else '-'} {member.name}\n"
 
     def hexdigest(self) -> str:
         """The hash of all files that were read to their end, in 64 hex digits."""
-        return hashlib.sha256("".join(self._lines[name] for name in sorted(self._lines)).encode()).hexdigest()
+        return hashlib.sha256("".join(self.lines[name] for name in sorted(self.lines)).encode()).hexdigest()

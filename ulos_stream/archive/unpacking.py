@@ -56,9 +56,19 @@ def read_journal(archive: Path, limits: Limits, most_bytes: int) -> bytes | None
         ArchiveRejected: The archive breaks a rule.
         OSError: The local disk is broken.
     """
+    return read_member(archive, JOURNAL, limits, most_bytes)
+
+
+def read_member(archive: Path, name: str, limits: Limits, most_bytes: int) -> bytes | None:
+    """The content of one file, by its full name in the zip; None without it, or if it has more than `most_bytes`.
+
+    Raises:
+        ArchiveRejected: The archive breaks a rule.
+        OSError: The local disk is broken.
+    """
     with opened(archive, limits) as (bundle, members):
         for member in members:
-            if member.name == JOURNAL and not member.directory and member.size <= most_bytes:
+            if member.name == name and not member.directory and member.size <= most_bytes:
                 return b"".join(blocks(bundle, member))
     return None
 
@@ -71,6 +81,20 @@ def fingerprint_of(archive: Path, limits: Limits, stop: threading.Event | None =
         StageTimeout: `stop` was set.
         OSError: The local disk is broken.
     """
+    return _read(archive, limits, stop).hexdigest()
+
+
+def files_of(archive: Path, limits: Limits) -> dict[str, str]:
+    """The files that `unpack` would extract, by name: what differs in content or mode differs in value.
+
+    Raises:
+        ArchiveRejected: The archive breaks a rule.
+        OSError: The local disk is broken.
+    """
+    return _read(archive, limits, None).lines
+
+
+def _read(archive: Path, limits: Limits, stop: threading.Event | None) -> Fingerprint:
     check = watch("reading", limits, stop)
     fingerprint = Fingerprint()
     with opened(archive, limits) as (bundle, members):
@@ -78,7 +102,7 @@ def fingerprint_of(archive: Path, limits: Limits, stop: threading.Event | None =
             if not member.directory:
                 for _ in fingerprint.reading(member, blocks(bundle, member)):
                     check()
-    return fingerprint.hexdigest()
+    return fingerprint
 
 
 @contextmanager

@@ -57,7 +57,8 @@ def complete(generated: Document) -> Document:
                 "user-password": {
                     "type": "userPassword",
                     "description": "A user of the broker: `MESSAGE_BROKER_USERNAME` and `MESSAGE_BROKER_PASSWORD`. "
-                    "It may read the queue and write to the exchanges; it need not configure anything.",
+                    "It may read the queue and write to the exchanges. It need not configure anything but, for "
+                    "executors that use a device, `ulos.lease.*`.",
                 }
             },
         },

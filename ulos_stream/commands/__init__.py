@@ -29,7 +29,7 @@ def run(command: Command) -> None:
     """Read the broker's settings, run `command`, and end with its exit code, or with that of what went wrong."""
 
     async def with_broker() -> int:
-        from ulos_stream.settings import read_broker_settings
+        from ulos_stream.settings import access_to, read_broker_settings
 
         broker, node = read_broker_settings()
         return await command(node, access_to(broker, node), places_of(broker))
@@ -86,25 +86,6 @@ def console() -> "Console":
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 10_000)
-
-
-def access_to(broker: "MessageBroker", node: "Node") -> "Access":
-    """How the settings reach the broker.
-
-    Raises:
-        ConfigurationError: A certificate file is wrong.
-    """
-    from ulos_stream.settings import tls_context
-    from ulos_stream.topology.connection import Access
-
-    return Access(
-        broker.host,
-        broker.port,
-        node.virtual_host,
-        broker.username,
-        broker.password,
-        tls_context(node.broker_ca_file) if node.broker_tls else None,
-    )
 
 
 def places_of(broker: "MessageBroker") -> "Places":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import access_to, conclude, places_of, plain
+from ulos_stream.commands import conclude, places_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +26,9 @@ def dev(
     queue: Annotated[str, typer.Option(metavar="NAME", help="The node's consumption queue.")] = "processing-queue",
     executors: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, file_okay=False, help="A folder of executors, beside the shipped ones; repeatable."),
+        typer.Option(
+            exists=True, file_okay=False, help="An executor, or a folder of some, beside the shipped ones; repeatable."
+        ),
     ] = None,
     env_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the variables there too.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave a copy of the storage behind, and say where.")] = False,
@@ -74,6 +76,7 @@ def dev(
 
 async def _declare(settings: "Settings", executors: "Registry") -> None:
     from ulos_stream.errors import TopologyMismatch
+    from ulos_stream.settings import access_to
     from ulos_stream.topology.connection import connected, version
     from ulos_stream.topology.declaring import declare
     from ulos_stream.topology.places import wanted_for_trying

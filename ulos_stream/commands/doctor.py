@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import AsJson, access_to, conclude, console, one_line, places_of
+from ulos_stream.commands import AsJson, conclude, console, one_line, places_of
 
 if TYPE_CHECKING:
     from ulos_stream.doctor import Diagnosis, State
@@ -34,13 +34,15 @@ def doctor(
     async def command() -> int:
         from ulos_stream.app import find_executors, open_storage
         from ulos_stream.doctor import broker, machine, storage
-        from ulos_stream.settings import read_settings
+        from ulos_stream.settings import access_to, read_settings
 
         settings = read_settings()
         executors, artifacts = find_executors(settings.node), open_storage(settings)
         try:
             found = [
-                *await broker.examine(access_to(settings.broker, settings.node), places_of(settings.broker)),
+                *await broker.examine(
+                    access_to(settings.broker, settings.node), places_of(settings.broker), executors.devices
+                ),
                 *await storage.examine(artifacts, folder),
                 *await machine.examine(settings, executors),
             ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import AsJson, access_to, conclude, console, one_line, plain
+from ulos_stream.commands import AsJson, conclude, console, one_line, plain
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -87,7 +87,7 @@ async def _ask_broker(task: "Task") -> "tuple[Callable[[Hop], str], list[Remark]
     """Why a hop leads nowhere, and what the broker does not show."""
     from ulos_stream import linting
     from ulos_stream.errors import BrokerFault, ManagementFault
-    from ulos_stream.settings import read_broker_settings, tls_context
+    from ulos_stream.settings import access_to, read_broker_settings, tls_context
     from ulos_stream.tasks import hop_of
     from ulos_stream.topology import management
     from ulos_stream.topology.connection import connected, look

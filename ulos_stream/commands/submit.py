@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import AsJson, access_to, conclude, one_line, places_of, plain, say, telling
+from ulos_stream.commands import AsJson, conclude, one_line, places_of, plain, say, telling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -130,6 +130,7 @@ async def _submit(
     from ulos_stream.app import find_executors
     from ulos_stream.errors import TopologyMismatch, Unroutable
     from ulos_stream.feed import listening
+    from ulos_stream.settings import access_to
     from ulos_stream.tasks import hop_of
     from ulos_stream.topology.connection import connected, look
     from ulos_stream.topology.sending import open_channel, send

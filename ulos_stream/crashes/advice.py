@@ -46,8 +46,10 @@ ADVICE = {
         "Bind a queue for the exchange and key that the detail names, then replay from the crashed stage.",
     ),
     "fault": Advice(
-        "The broker, the storage, the container engine or the node's disk was away for longer than the fault budget.",
-        "Repair what the detail names, then replay from the crashed stage; the task itself is not to blame.",
+        "The broker, the storage, the container engine, a device or the node's disk was away for longer than the fault "
+        "budget, or a device in use for longer than the node could wait.",
+        "Repair what the detail names, or wait until it is free, then replay from the crashed stage; the task itself "
+        "is not to blame.",
     ),
     "poison": Advice(
         "The message was delivered five times, and no node lived to tell how it ended.",

@@ -70,7 +70,8 @@ class Job:
     """Identifies the stage; labels whatever the run starts outside this process."""
     task_id: str
     facts: dict[str, str] = field(default_factory=dict)
-    """What the run tells of itself: `exit_code`, and a container its `image`, by digest, which the journal keeps."""
+    """What the run tells of itself: `exit_code`; a container its id as `container`, and its `image` by digest, which
+    the journal keeps; a process its id as `process`."""
 
 
 class Executor(Protocol):
@@ -84,6 +85,11 @@ class Executor(Protocol):
     @property
     def output_limit_bytes(self) -> int:
         """How much of a run's output is kept."""
+        ...
+
+    @property
+    def device(self) -> str | None:
+        """The machine that it must have for itself while it runs; see `Leases`."""
         ...
 
     async def run(self, job: Job) -> Verdict:

@@ -64,6 +64,10 @@ class ContainerExecutor:
     def output_limit_bytes(self) -> int:
         return self._descriptor.sandbox.output_mib * MIB
 
+    @property
+    def device(self) -> str | None:
+        return self._descriptor.device
+
     async def run(self, job: Job) -> Verdict:
         if mistake := self._wrong_user() or await self._wrong_runtime():
             raise ExecutorUnavailable(mistake)
@@ -114,7 +118,7 @@ class ContainerExecutor:
         image = self._descriptor.image
         advice = f"get it with `docker pull {image}`, or build it under that name"
         if (self._folder / "Dockerfile").exists():
-            advice = f"build it with `docker build -t {image} {self._folder}`"
+            advice = f"build it with `ulos executor build {self._folder}`"
         return f"the image {image!r} is not on this node; {advice}"
 
     def _prepare(self, job: Job) -> Path:
@@ -182,7 +186,7 @@ class ContainerExecutor:
         try:
             # Attached before the start, so that no output is lost.
             await self._engine.ask(lambda _: stream.__aenter__())
-            job.facts["image"] = container["Image"]
+            job.facts.update(image=container["Image"], container=container.id)
             job.output.remark(f"{image} {container['Image']}: {limits(self._descriptor.sandbox)}")
             await self._start(container)
             async with asyncio.TaskGroup() as group:

@@ -15,6 +15,7 @@ What the file leaves out has a safe default, written at the fields below.
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -56,6 +57,12 @@ def _inside(path: str) -> str:
     if "\0" in path or any(part in ("", ".", "..") for part in parts):
         raise ValueError("must be a relative path without '.', '..' or empty parts, like results/passed.log")
     return path
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ValueError("must be a name of at most 100 letters, digits, '.', '-' and '_', like arm-1")
+    return name
 
 
 def _absolute(path: str) -> str:
@@ -109,7 +116,7 @@ class Sandbox(ProcessSandbox):
     """`none`: nothing but a localhost of its own; student code can neither leak nor attack. `bridge`: outgoing
     connections by the engine's NAT, to the node's neighbours too. `host`: the node's own network, everything on
     127.0.0.1 included."""
-    runtime: Annotated[str, AfterValidator(_word)] | None = None
+    runtime: Annotated[str, AfterValidator(_word)] | None = Field(default=None, examples=["runsc"])
     """Name of an OCI runtime that the engine knows, like `runsc` (gVisor) or `kata`: a kernel between the run and the
     node's own. The engine's default one otherwise."""
     pids: Annotated[int, Field(ge=1)] = 64
@@ -135,19 +142,26 @@ class Sandbox(ProcessSandbox):
 
 
 class _Executor(_Table):
-    routing_key: Annotated[str, AfterValidator(_key)] | None = None
+    routing_key: Annotated[str, AfterValidator(_key)] | None = Field(default=None, examples=["word-count"])
     """The stage's routing key that this executor claims."""
-    routing_key_prefix: Annotated[str, AfterValidator(_key)] | None = Field(default=None, validate_default=True)
-    """Claims every routing key that starts so and is not claimed by itself or by a longer prefix."""
+    routing_key_prefix: Annotated[str, AfterValidator(_key)] | None = Field(
+        default=None, validate_default=True, examples=["word-count-"]
+    )
+    """Instead: claims every routing key that starts so and is not claimed by itself or by a longer prefix."""
     description: str = ""
     """One line for people: what the stage does with the work."""
     passes: Passes = "exit-code"
-    """PASS means: the program ended with exit code 0, or left the verdict file, or both. Anything else is FAIL; with
-    `both`, exit code 70 is a crash: the executor failed, not the work."""
+    """What PASS takes: `exit-code` 0 of the program, the `verdict-file` that it leaves, or `both`. All else is FAIL;
+    with `both`, exit code 70 says that the executor itself failed: a crash."""
     verdict_file: Annotated[str, AfterValidator(_inside)] = "results/passed.log"
     """Relative to the job's directory. Deleted before the run, and removed after it: it must be the run's own."""
-    environment: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_value)]] = {}
+    environment: dict[Annotated[str, AfterValidator(_variable)], Annotated[str, AfterValidator(_value)]] = Field(
+        default={}, examples=[{"LEAST_WORDS": "500"}]
+    )
     """Variables for the run. Nothing of the node's own environment gets there: it holds passwords."""
+    device: Annotated[str, AfterValidator(_device)] | None = Field(default=None, examples=["arm-1"])
+    """Name of a machine that one stage at a time may use, over all nodes: a stage runs only while its node holds the
+    lease on it. Waiting for that is not the task's time. Executors that name the same device take turns."""
 
     @field_validator("routing_key_prefix")
     @classmethod
@@ -161,9 +175,14 @@ class ProcessDescriptor(_Executor):
     """A command on the node itself, for lab equipment and drivers."""
 
     kind: Literal["process"]
-    command: Annotated[list[Annotated[str, AfterValidator(_word)]], Field(min_length=1)]
+    """This one is a `process`; the other kind is `container`."""
+    command: Annotated[list[Annotated[str, AfterValidator(_word)]], Field(min_length=1, examples=[["./run"]])]
     """Program and arguments. A relative path with a `/` starts at the descriptor's folder; a bare name is looked
-    up in PATH. It runs in the job's directory."""
+    up in PATH. It runs in the job's directory. With a `device`, exit code 75 (EX_TEMPFAIL of sysexits.h) says that
+    the machine failed: nobody's verdict, the stage is tried again."""
+    stop_s: Annotated[float, Field(ge=0, le=600)] = 0
+    """Seconds between SIGTERM and SIGKILL when the stage must end early (timeout, cancellation, loss of the device):
+    time to bring a machine to rest. The device stays held meanwhile. 0: SIGKILL at once, for what drives nothing."""
     sandbox: ProcessSandbox = ProcessSandbox()
 
 
@@ -171,13 +190,14 @@ class ContainerDescriptor(_Executor):
     """An image, for untrusted code."""
 
     kind: Literal["container"]
-    image: Annotated[str, AfterValidator(_word)]
+    """This one is a `container`; the other kind is `process`."""
+    image: Annotated[str, AfterValidator(_word)] = Field(examples=["word-count"])
     """Name on the node's engine. Never pulled: what runs is what an operator put there."""
     command: Annotated[list[Annotated[str, AfterValidator(_word)]], Field(min_length=1)] = ["run"]
     """Program and arguments, after the image's entry point if it has one."""
     mount: Annotated[str, AfterValidator(_absolute), AfterValidator(_mount)] = "/work"
     """Where the job's directory appears inside."""
-    working_dir: Annotated[str, AfterValidator(_absolute)] | None = None
+    working_dir: Annotated[str, AfterValidator(_absolute)] | None = Field(default=None, examples=["/work"])
     """Where the command starts; the image's own by default."""
     sandbox: Sandbox = Sandbox()
 
@@ -233,6 +253,8 @@ def _advice(model: type[Descriptor], error: dict[str, Any], where: list[int | st
     match error["type"], where:
         case "extra_forbidden", ["sandbox", name] if model is ProcessDescriptor and name in Sandbox.model_fields:
             return 'a process cannot be held to this; remove it, or use kind = "container"'
+        case "extra_forbidden", [name] if model is ProcessDescriptor and name in ContainerDescriptor.model_fields:
+            return 'a process has no such thing; remove it, or use kind = "container"'
         case "extra_forbidden", [*tables, name]:
             table = type(model.model_fields["sandbox"].default) if tables else model
             return _unknown(str(name), list(table.model_fields))

@@ -21,6 +21,7 @@ class InlineExecutor:
 
     function: Function
     output_limit_bytes: int = 1024 * 1024
+    device: str | None = None
 
     async def run(self, job: Job) -> Verdict:
         try:

@@ -9,7 +9,7 @@ import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 
-from ulos_stream.errors import ExecutorUnavailable, NodeFault
+from ulos_stream.errors import DeviceFault, ExecutorUnavailable, NodeFault
 from ulos_stream.executors import Job, Output, finish
 from ulos_stream.executors.descriptor import ProcessDescriptor
 from ulos_stream.executors.verdict import discard_verdict, judge
@@ -30,8 +30,9 @@ class ProcessExecutor:
     """Runs a command in a session and process group of its own, in the job's directory.
 
     The group is killed when the command ends, whatever way it ends, and when the node is killed:
-    two nodes must not drive one machine. A program that starts a session of its own leaves the
-    group and is out of reach: run such ones in a container.
+    two nodes must not drive one machine. Where the descriptor grants time to stop, the command itself
+    is asked first; not when the node is killed, for then its lease is gone at once. A program that
+    starts a session of its own leaves the group and is out of reach: run such ones in a container.
 
     Args:
         descriptor: What to run.
@@ -47,6 +48,10 @@ class ProcessExecutor:
     def output_limit_bytes(self) -> int:
         return self._descriptor.sandbox.output_mib * 1024 * 1024
 
+    @property
+    def device(self) -> str | None:
+        return self._descriptor.device
+
     async def run(self, job: Job) -> Verdict:
         await finish(asyncio.to_thread(discard_verdict, self._descriptor, job.directory))
         # A pipe of our own: with asyncio's, waiting for the process waits for its grandchildren too.
@@ -55,12 +60,16 @@ class ProcessExecutor:
         starting = asyncio.create_task(self._start(job.directory, writable))
         try:
             process, _ = await asyncio.shield(starting)
+            job.facts["process"] = str(process.pid)
             exit_code = await process.wait()
             job.facts["exit_code"] = str(exit_code)
         finally:
-            await finish(_end(starting, copying))
+            await finish(_end(starting, copying, self._descriptor.stop_s))
         if not copying.cancelled():
             copying.result()  # raises what kept the output from being written
+        if self.device and exit_code == os.EX_TEMPFAIL:
+            last_words = job.output.tail().strip().rpartition("\n")[2]
+            raise DeviceFault(f"{self.device}: {last_words or 'the program does not say why'}")
         return judge(self._descriptor, exit_code, job.directory)
 
     async def check(self) -> str | None:
@@ -120,12 +129,16 @@ async def _copy(pipe: int, output: Output) -> None:
         os.close(pipe)
 
 
-async def _end(starting: "asyncio.Task[tuple[Process, Process]]", copying: "asyncio.Task[None]") -> None:
-    """Kill what is left of the group, reap the process, and read the rest of the output."""
+async def _end(starting: "asyncio.Task[tuple[Process, Process]]", copying: "asyncio.Task[None]", stop_s: float) -> None:
+    """Let the command stop, kill what is left of the group, reap the process, and read the rest of the output."""
     await asyncio.wait([starting])
     if starting.exception() is None:
-        for process in starting.result():
-            await _kill(process)
+        command, guard = starting.result()
+        if stop_s and command.returncode is None:
+            command.terminate()
+            await asyncio.wait([asyncio.ensure_future(command.wait())], timeout=stop_s)
+        await _kill(command)
+        await _kill(guard)
     await asyncio.wait([copying], timeout=DRAIN_S)
     copying.cancel()
     await asyncio.gather(copying, return_exceptions=True)

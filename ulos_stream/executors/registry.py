@@ -38,6 +38,8 @@ class Entry:
     executor: Executor
     verdicts: frozenset[Verdict] = frozenset(Verdict)
     """Those that it can end with; where there are none, it can only crash."""
+    folder: Path | None = None
+    """That of its descriptor, if it has one."""
 
 
 class Registry:
@@ -86,6 +88,11 @@ class Registry:
         """Containers that this node has started and that have not ended."""
         return self._engine.running
 
+    @property
+    def devices(self) -> list[str]:
+        """The machines that these executors need."""
+        return sorted({entry.executor.device for entry in self if entry.executor.device})
+
     async def check(self) -> dict[str, str]:
         """Which executors cannot run on this node now, and why, by key."""
         reasons = await asyncio.gather(*(_look(entry.executor) for entry in self))
@@ -101,6 +108,11 @@ class Registry:
         reasons = await asyncio.gather(*(_look(self.find(key)) for key in required))
         if broken := [f"{key}: {reason}" for key, reason in zip(required, reasons, strict=True) if reason]:
             raise Fault(f"a required executor cannot run: {'; '.join(broken)}")
+
+    def with_entry(self, entry: Entry) -> "Registry":
+        """The same with this entry in place of the one that claims the same; closed together with this one."""
+        claim = (entry.key, entry.is_prefix)
+        return Registry([entry if (other.key, other.is_prefix) == claim else other for other in self], self._engine)
 
     async def sweep(self, abandoned: Callable[[str], bool]) -> None:
         """Remove the containers of other nodes that are `abandoned`: told a node's name, it says so.
@@ -133,7 +145,7 @@ def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, doc
     """Find every executor: the mocks, the entry points of installed packages, the descriptors in `paths`.
 
     Args:
-        paths: Folders with an `executor.toml` in each subfolder.
+        paths: Folders with an `executor.toml`, or with one in each subfolder.
         mock_delay_s: Seconds that a mock waits.
         node: Name of this node, for the labels of its containers.
         docker_host: Address of the container engine; None: where Docker's own client looks.
@@ -195,9 +207,8 @@ def _described(paths: Sequence[Path], engine: Engine, mistakes: list[str]) -> It
     for path in paths:
         if not path.is_dir():
             mistakes.append(f"{path}: is no directory; make it, or take it out of the executors' path")
-        elif (path / "executor.toml").exists():
-            mistakes.append(f"{path}: is itself an executor's folder; give the folder that holds it")
-        for file in sorted(path.glob("*/executor.toml")):
+        own = path / "executor.toml"
+        for file in [own] if own.exists() else sorted(path.glob("*/executor.toml")):
             try:
                 yield _describe(read_descriptor(file), file, engine)
             except ConfigurationError as exc:
@@ -212,4 +223,4 @@ def _describe(descriptor: Descriptor, file: Path, engine: Engine) -> Entry:
         executor = ProcessExecutor(descriptor, file.parent)
     exact, prefix = descriptor.routing_key, descriptor.routing_key_prefix
     key = exact if exact is not None else prefix or ""
-    return Entry(key, exact is None, descriptor.kind, str(file), descriptor.description, executor)
+    return Entry(key, exact is None, descriptor.kind, str(file), descriptor.description, executor, folder=file.parent)

@@ -36,6 +36,7 @@ LogEvent = Literal[
     "crash report held",
     "settlement lost",
     "executor unavailable",
+    "device in use",
     "draining",
     "stopped",
 ]

@@ -16,6 +16,7 @@ from ulos_stream import __version__
 from ulos_stream.errors import (
     BrokerFault,
     Crash,
+    DeviceFault,
     EngineFault,
     Fault,
     FaultBudgetSpent,
@@ -98,7 +99,7 @@ class Metrics:
             self._step_s.labels(step)
         for transfer in get_args(Transfer):
             self._bytes.labels(transfer)
-        for fault in (BrokerFault, StorageFault, EngineFault, NodeFault):
+        for fault in (BrokerFault, StorageFault, EngineFault, DeviceFault, NodeFault):
             self._faults.labels(fault.kind, "retried")
             self._faults.labels(fault.kind, "given_up")
         for message in get_args(Message):

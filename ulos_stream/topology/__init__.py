@@ -3,7 +3,7 @@
 A node uses what is there: nothing in this module creates or alters an exchange or a queue. The
 commands do: `places` names what belongs to a node and how it should be, `declaring` declares it,
 `virtual_host` is what is there, `management` fetches that, `checking` finds its weaknesses.
-`connection`, `reading` and `sending` are how a command talks to the broker.
+`connection`, `reading` and `sending` are how a command talks to the broker; `leases` makes devices exclusive.
 """
 
 import asyncio

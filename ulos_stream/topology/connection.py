@@ -1,8 +1,8 @@
-"""How a command, not a node, reaches the broker."""
+"""How the broker is reached by a command, and by a node for its leases."""
 
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 import aio_pika
@@ -21,7 +21,7 @@ from ulos_stream.errors import BrokerFault
 Connection = AbstractConnection
 Channel = AbstractChannel
 CONNECT_S = 10.0
-"""Seconds within which the broker must have let a command in."""
+"""Seconds within which the broker must have let us in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,42 @@ async def connected(access: Access) -> AsyncIterator[Connection]:
     Raises:
         BrokerFault: The broker is away or refuses, now or while the connection is in use.
     """
+    with broker_faults(access):
+        # Its end is bounded, unlike that of a channel: a frozen broker is given two seconds to say goodbye.
+        async with await connect(access) as connection:
+            yield connection
+
+
+async def connect(access: Access, *, heartbeat_s: int | None = None) -> Connection:
+    """A connection to the broker, which the caller closes.
+
+    Args:
+        access: To which broker, and as whom.
+        heartbeat_s: Seconds of silence of which the broker bears one or two more; its own default otherwise.
+    """
+    return await aio_pika.connect(
+        host=access.host,
+        port=access.port,
+        login=access.username,
+        password=access.password.get_secret_value(),
+        virtualhost=access.virtual_host,
+        ssl=access.tls is not None,
+        ssl_context=access.tls,
+        timeout=CONNECT_S,
+        heartbeat=heartbeat_s,
+    )
+
+
+@contextlib.contextmanager
+def broker_faults(access: Access) -> Iterator[None]:
+    """Translate what goes wrong between us and the broker.
+
+    Raises:
+        BrokerFault: In place of every such error.
+    """
     address = f"broker {access.host}:{access.port}, virtual host {access.virtual_host!r}"
     try:
-        connection = await aio_pika.connect(
-            host=access.host,
-            port=access.port,
-            login=access.username,
-            password=access.password.get_secret_value(),
-            virtualhost=access.virtual_host,
-            ssl=access.tls is not None,
-            ssl_context=access.tls,
-            timeout=CONNECT_S,
-        )
-        # Its end is bounded, unlike that of a channel: a frozen broker is given two seconds to say goodbye.
-        async with connection:
-            yield connection
+        yield
     except InvalidFrameError as exc:  # all that aiormq says of a refused Connection.Open
         raise BrokerFault(f"{address}: it does not exist or is closed to this user") from exc
     except (AMQPError, OSError, RuntimeError) as exc:

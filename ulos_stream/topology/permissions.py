@@ -2,12 +2,14 @@
 
 import aio_pika
 from aiormq.exceptions import (
+    ChannelAccessRefused,
     ChannelClosed,
     ChannelPreconditionFailed,
 )
 
 from ulos_stream.tasks import Hop
 from ulos_stream.topology.connection import Connection
+from ulos_stream.topology.leases import queue_of
 
 
 async def publishing_refused(connection: Connection, hop: Hop) -> str:
@@ -45,6 +47,21 @@ async def consuming_refused(connection: Connection, queue: str) -> str:
     except ChannelClosed as refused:
         return _words(refused)
     return "the broker took a consumer that it was to refuse"
+
+
+async def leasing_refused(connection: Connection, device: str) -> str:
+    """Why no lease on a device may be had; empty when one may.
+
+    Permissions are looked at before the arguments of a queue, and a lifetime that is no number ends it there.
+    """
+    try:
+        async with connection.channel() as channel:
+            await channel.declare_queue(queue_of(device), exclusive=True, arguments={"x-expires": "none"})
+    except ChannelAccessRefused as refused:
+        return _words(refused)
+    except ChannelClosed:
+        return ""
+    return "the broker made a queue that it was to refuse"
 
 
 async def _ignore(message: object) -> None:

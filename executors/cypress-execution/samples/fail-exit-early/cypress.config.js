@@ -1,0 +1,8 @@
+module.exports = {
+  e2e: {
+    supportFile: false,
+    setupNodeEvents() {
+      process.exit(0)
+    },
+  },
+}

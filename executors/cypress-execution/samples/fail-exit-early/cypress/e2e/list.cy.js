@@ -1,0 +1,3 @@
+it('would fail', () => {
+  expect(1).to.equal(2)
+})

@@ -1,0 +1,1 @@
+it('is where Cypress 9 looked for it', () => {})

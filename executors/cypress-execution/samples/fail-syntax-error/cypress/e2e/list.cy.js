@@ -1,0 +1,6 @@
+describe('the shopping list', () => {
+  it('starts empty', () => {
+    cy.visit('index.html'
+    cy.get('#left').should('have.text', '0')
+  })
+})

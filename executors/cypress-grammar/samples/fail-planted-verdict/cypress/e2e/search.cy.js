@@ -1,0 +1,7 @@
+describe('the search', () => {
+  it('finds tea', () => {
+    cy.visit('/')
+    cy.get('#query'.type('tea')
+    cy.contains('Green tea')
+  })
+})

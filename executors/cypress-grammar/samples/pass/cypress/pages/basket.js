@@ -1,0 +1,10 @@
+export class Basket {
+  open() {
+    cy.visit('/basket')
+    return this
+  }
+
+  rows() {
+    return cy.byTest('row')
+  }
+}

@@ -1,0 +1,1 @@
+../robot-arm/robot.py
