@@ -1,6 +1,6 @@
-"""Our node beside everything that a user would pick instead, doing the same work on the same machine.
+"""Our node beside what a user would pick instead, doing the same work on the same machine.
 
-python -m benchmarks run       measure, one line of results for each contestant, load and round
+python -m benchmarks run       measure; a line of results for each contestant, load and round
 python -m benchmarks report    write what was measured into docs/benchmarks.md
 """
 
@@ -10,54 +10,65 @@ import json
 import random
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import report
 from benchmarks.artifacts import Artifacts, Wrong
-from benchmarks.contestants import MODULES
-from benchmarks.loads import LOADS
+from benchmarks.contestants import MODULES, find
+from benchmarks.loads import LOADS, Load
 from benchmarks.machine import machine
 from benchmarks.processes import WorkerFailed
 from benchmarks.trial import measure
 from ulos_stream import lab
+from ulos_stream.errors import ServiceMissing
+
+
+def plan(options: argparse.Namespace) -> Iterator[tuple[Load, int, str]]:
+    """What the options ask for: load, round and contestant, in the order in which it is measured.
+
+    Within a round every contestant has its turn, so that what slows the machine down meets all of them.
+    """
+    only = set(options.only or ())
+    for load in LOADS.values():
+        if only & LOADS.keys() and load.name not in only:
+            continue
+        for number in range(options.rounds):
+            names = [name for name in load.contestants if not only & MODULES.keys() or name in only]
+            random.Random(f"{options.seed} {load.name} {number}").shuffle(names)
+            yield from ((load.quick if options.quick else load, number, name) for name in names)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure what the options name and is not in the results yet, contestants in turn within a round."""
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    done = {(it["load"], it["round"], it["contestant"]) for it in map(json.loads, lines) if "load" in it}
-    only = set(options.only or ())
+    """Measure what is not in the results yet; stop at a contestant that does not do its work."""
+    kept = options.results.read_text().splitlines() if options.results.exists() else []
+    done = {(it["load"], it["round"], it["contestant"]) for it in map(json.loads, kept) if "load" in it}
+
+    def keep(line: dict[str, Any]) -> None:
+        if not options.quick:
+            with options.results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
     with lab.rabbitmq() as broker, lab.vsftpd() as storage, tempfile.TemporaryDirectory() as directory:
-        if not lines:
-            _keep(options.results, {"machine": asyncio.run(machine(broker, storage))})
-        for load in LOADS.values():
-            if only & LOADS.keys() and load.name not in only:
+        if not kept:
+            keep({"machine": asyncio.run(machine(broker, storage))})
+        artifacts: dict[str, Artifacts] = {}
+        for load, number, name in plan(options):
+            if not options.quick and (load.name, number, name) in done:
                 continue
-            load = load.quick if options.quick else load
-            artifacts = Artifacts(Path(directory), load.size_bytes, options.seed)
-            artifacts.make()
-            for number in range(options.rounds):
-                names = [name for name in load.contestants if not only & MODULES.keys() or name in only]
-                random.Random(f"{options.seed} {load.name} {number}").shuffle(names)
-                for name in names:
-                    if (load.name, number, name) in done:
-                        continue
-                    try:
-                        figures = asyncio.run(measure(name, load, broker, storage, artifacts))
-                    except (Wrong, WorkerFailed) as failed:
-                        print(f"{load.name} round {number} {name}: {failed}", file=sys.stderr)
-                        return 1
-                    trial = {"load": load.name, "round": number, "contestant": name, "seed": options.seed}
-                    result = trial | {key: it and round(it, 4) for key, it in figures.items()}
-                    _keep(options.results, result)
-                    print(report.line(result), flush=True)
+            if load.name not in artifacts:
+                artifacts = {load.name: Artifacts(Path(directory), load.size_bytes, options.seed)}
+                artifacts[load.name].make(load.total)
+            try:
+                figures = asyncio.run(measure(find(name), load, broker, storage, artifacts[load.name]))
+            except (Wrong, WorkerFailed) as failed:
+                print(f"{load.name} round {number} {name}: {failed}", file=sys.stderr)
+                return 1
+            result = {"load": load.name, "round": number, "contestant": name, "seed": options.seed, **figures}
+            keep(result)
+            print(report.line(result), flush=True)
     return 0
-
-
-def _keep(file: Path, line: dict[str, Any]) -> None:
-    with file.open("a") as results:
-        results.write(json.dumps(line) + "\n")
 
 
 def main() -> int:
@@ -71,12 +82,16 @@ def main() -> int:
     running.set_defaults(command=run)
     running.add_argument("--rounds", type=int, default=3)
     running.add_argument("--seed", type=int, default=1, help="of contents, and of the order within a round")
-    running.add_argument("--only", action="extend", nargs="+", choices=[*LOADS, *MODULES], help="loads, contestants")
-    running.add_argument("--quick", action="store_true", help="a few tasks each, to see that all works")
+    running.add_argument("--only", action="extend", nargs="+", choices=[*LOADS, *MODULES], metavar="NAME")
+    running.add_argument("--quick", action="store_true", help="a few tasks each, to see that all works; keeps nothing")
     writing = commands.add_parser("report", help="write docs/benchmarks.md and its plot")
     writing.set_defaults(command=lambda options: report.write(options.results))
     options = parser.parse_args()
-    return int(options.command(options))
+    try:
+        return int(options.command(options))
+    except (ImportError, ServiceMissing) as missing:
+        print(f"{missing}; `make bench` installs what is missing", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -33,9 +33,9 @@ class Artifacts:
     seed: int
     _hashes: list[str] = field(default_factory=list)
 
-    def make(self) -> None:
-        """Write the originals."""
-        for number in range(DISTINCT):
+    def make(self, count: int) -> None:
+        """Write the originals of so many."""
+        for number in range(min(DISTINCT, count)):
             content = random.Random(f"{self.seed} {self.size_bytes} {number}").randbytes(self.size_bytes)
             self._hashes.append(hashlib.sha256(content).hexdigest())
             with zipfile.ZipFile(self._original(number), "w", zipfile.ZIP_DEFLATED) as archive:

@@ -13,6 +13,7 @@ from typing import IO
 ROOT = Path(__file__).parent.parent
 END_S = 30.0
 """Seconds within which a worker must end when it is asked to."""
+TAIL_BYTES = 4000
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -41,8 +42,9 @@ class Process:
 
     def said(self) -> str:
         """The end of its output."""
-        self.output.seek(0)
-        return self.output.read().decode(errors="replace")[-4000:].strip()
+        file = self.output.fileno()
+        start = max(0, os.fstat(file).st_size - TAIL_BYTES)
+        return os.pread(file, TAIL_BYTES, start).decode(errors="replace").strip()
 
     def stop(self) -> None:
         """Ask it to end, and wait for that.

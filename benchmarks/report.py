@@ -36,8 +36,8 @@ def table(results: Results, load: Load) -> list[str]:
     """The medians of one load, a row for each contestant that was measured, the fastest first."""
     speeds = {name: speed for name in load.contestants if (speed := results.median(load.name, name, "stages_per_s"))}
     figures = [key for key in FIGURES if any(results.median(load.name, name, key) is not None for name in speeds)]
-    if load.nodes > 1:
-        figures.remove("first_task_s")  # of whichever node was first
+    if not load.alone:  # then neither is the start of interest, which is the same under every load
+        figures = [key for key in figures if key != "first_task_s"]
     lines = [f"| {load.title} | {' | '.join(FIGURES[key] for key in figures)} |", f"|---|{'---:|' * len(figures)}"]
     for name in sorted(speeds, key=lambda name: -speeds[name]):
         medians = [results.median(load.name, name, key) for key in figures]
@@ -66,8 +66,10 @@ def write(file: Path) -> int:
     tables = [line for load in LOADS.values() if (its := table(results, load)) for line in (*its, "")][:-1]
     about = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in machine.items())]
     page = PAGE.read_text()
-    for block, content in (("goals", rows(results)), ("figures", tables), ("machine", about)):
+    plot = PAGE.with_suffix(".svg")
+    shown = [f"![Speed, processor time and memory of each contestant: the tables below, drawn]({plot.name})"]
+    for block, content in (("goals", rows(results)), ("plot", shown), ("figures", tables), ("machine", about)):
         page = filled(page, block, content)
     PAGE.write_text(page)
-    draw(results, PAGE.with_suffix(".svg"))
+    draw(results, plot)
     return 0

@@ -16,6 +16,8 @@ class Contestant:
     encode: Encode
     queue_arguments: Mapping[str, str] = field(default_factory=dict)
     """Those that it insists on for its queue."""
+    consumers: int = 1
+    """How many of its processes consume the queue."""
     events: tuple[str, ...] = EVENTS
     traced: bool = False
     """Whether it exports traces and serves metrics."""

@@ -37,6 +37,7 @@ CONTESTANTS = {
     "dramatiq": Contestant(
         command=_command,
         encode=encode,
+        consumers=PROCESSES,
         queue_arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": xq_name(stage.QUEUE)},
     )
 }

@@ -49,4 +49,4 @@ def _command(at_once: int | None) -> list[str]:
     return [*worker, *processes, "--ack-type", "when_executed", "--no-parse"]
 
 
-CONTESTANTS = {"taskiq": Contestant(command=_command, encode=encode)}
+CONTESTANTS = {"taskiq": Contestant(command=_command, encode=encode, consumers=PROCESSES)}
