@@ -1,8 +1,9 @@
-"""The plot of docs/benchmarks.md: how fast, and at what cost, every contestant and every round."""
+"""The plot of docs/benchmarks.md, as SVG: a bar for each median, a dot for each round."""
 
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
+from html import escape
 from statistics import median
-from typing import Any
 
 from benchmarks.contestants import TITLES
 from benchmarks.goals import Results
@@ -11,38 +12,46 @@ PANELS = (
     ("small", "stages_per_s", "Stages per second, 22 bytes"),
     ("1-mib", "stages_per_s", "Stages per second, 1 MiB"),
     ("small", "cpu_s_per_1000", "CPU seconds for 1,000 stages, 22 bytes"),
-    ("small", "peak_rss_mb", "Peak memory in MB"),
+    ("small", "peak_rss_mb", "Peak memory, MB"),
 )
-OURS, THEIRS, INK = "#1f6f54", "#b8bec4", "#24292f"
+ROW, BAR, HEAD, LABEL, LENGTH, PANEL = 24, 16, 34, 130, 250, 450
+"""Heights and widths, in pixels: a row and its bar, a title, a name, the longest bar, a panel."""
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #24292f } .title { font-weight: 600 }
+.ours { fill: #2a8c6a } .theirs { fill: #c3c9d0 } .round { fill: #24292f } .absent { opacity: 0.5 }
+@media (prefers-color-scheme: dark) { text, .round { fill: #e6edf3 } .theirs { fill: #57606a } }
+"""
 
 
-def draw(results: Results, file: Path) -> None:
-    """A bar for each median, a dot for each round; the same contestants in the same order in every panel."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    matplotlib.rcParams |= {"svg.hashsalt": "benchmarks", "font.size": 9, "text.color": INK}
-    from matplotlib import pyplot
-
-    speed = {name: it for name in TITLES if (it := results.median("small", name, "stages_per_s")) is not None}
-    names = sorted(speed, key=lambda name: speed[name])
-    figure, axes = pyplot.subplots(2, 2, figsize=(9.6, 0.6 * len(names) + 1.6), sharey=True, layout="constrained")
-    for panel, (load, key, title) in zip(axes.flat, PANELS, strict=True):
-        _draw_panel(panel, results, names, load, key)
-        panel.set_title(title, loc="left", fontsize=10, fontweight="bold")
-    axes[0][0].set_yticks(range(len(names)), [TITLES[name] for name in names])
-    figure.savefig(file, metadata={"Date": None})
+def plot(results: Results) -> str:
+    """The same contestants in the same order in every panel, the fastest first."""
+    speeds = {name: it for name in TITLES if (it := results.median("small", name, "stages_per_s")) is not None}
+    names = sorted(speeds, key=lambda name: -speeds[name])
+    height = HEAD + ROW * len(names)
+    drawn = []
+    for place, (load, figure, title) in enumerate(PANELS):
+        x, y = place % 2 * PANEL, place // 2 * (height + ROW)
+        drawn += [f'<g transform="translate({x} {y})">', *_panel(results, names, load, figure, title), "</g>"]
+    size = f'width="{2 * PANEL}" height="{2 * height + ROW}"'
+    return "\n".join(
+        [f'<svg xmlns="http://www.w3.org/2000/svg" {size}>', f"<style>{STYLE}</style>", *drawn, "</svg>\n"]
+    )
 
 
-def _draw_panel(panel: Any, results: Results, names: list[str], load: str, key: str) -> None:
-    for place, name in enumerate(names):
-        if rounds := list(results.rounds(load, name, key).values()):
-            middle = median(rounds)
-            panel.barh(place, middle, height=0.62, color=OURS if name.startswith("ulos") else THEIRS)
-            panel.plot(rounds, [place] * len(rounds), "o", color=INK, markersize=2.5, zorder=3)
-            digits = 0 if middle >= 20 else 1
-            panel.annotate(f"{middle:.{digits}f}", (max(rounds), place), (5, 0), None, "offset points", va="center")
-    panel.spines[["top", "right", "bottom", "left"]].set_visible(False)
-    panel.tick_params(length=0)
-    panel.set_xticks([])
-    panel.margins(x=0.12)
+def _panel(results: Results, names: list[str], load: str, figure: str, title: str) -> Iterator[str]:
+    yield f'<text class="title" x="0" y="20">{escape(title)}</text>'
+    measured = {name: list(results.rounds(load, name, figure).values()) for name in names}
+    scale = LENGTH / max(itertools.chain.from_iterable(measured.values()), default=1)
+    for place, (name, rounds) in enumerate(measured.items()):
+        top = HEAD + place * ROW
+        middle = top + BAR / 2
+        yield f'<text x="0" y="{middle + 4:g}">{escape(TITLES[name])}</text>'
+        if not rounds:
+            yield f'<text class="absent" x="{LABEL}" y="{middle + 4:g}">not measured</text>'
+            continue
+        kind, typical = "ours" if name.startswith("ulos") else "theirs", median(rounds)
+        yield f'<rect class="{kind}" x="{LABEL}" y="{top}" width="{typical * scale:.1f}" height="{BAR}" rx="2"/>'
+        for each in rounds:
+            yield f'<circle class="round" cx="{LABEL + each * scale:.1f}" cy="{middle:g}" r="2"/>'
+        shown = f"{typical:.0f}" if typical >= 20 else f"{typical:.1f}"
+        yield f'<text x="{LABEL + max(rounds) * scale + 8:.1f}" y="{middle + 4:g}">{shown}</text>'

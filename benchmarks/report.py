@@ -7,23 +7,23 @@ from pathlib import Path
 from benchmarks.contestants import TITLES
 from benchmarks.goals import Result, Results, rows
 from benchmarks.loads import LOADS, Load
-from benchmarks.plot import draw
+from benchmarks.plot import plot
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 FIGURES = {
     "stages_per_s": "stages/s",
-    "cpu_s_per_1000": "CPU s / 1,000",
+    "cpu_s_per_1000": "CPU s per 1,000",
     "peak_rss_mb": "peak MB",
-    "first_task_s": "first task, s",
-    "p50_ms": "p50, ms",
-    "p99_ms": "p99, ms",
+    "first_task_s": "first task s",
+    "p50_ms": "p50 ms",
+    "p99_ms": "p99 ms",
 }
 """The columns of each load's table."""
 
 
 def line(result: Result) -> str:
     """One trial, for whoever is waiting."""
-    figures = (f"{number(result[key])} {title}" for key, title in FIGURES.items() if result[key] is not None)
+    figures = (f"{title} {number(result[key])}" for key, title in FIGURES.items() if result[key] is not None)
     return f"{result['load']:10} round {result['round']} {result['contestant']:15} {', '.join(figures)}"
 
 
@@ -66,10 +66,10 @@ def write(file: Path) -> int:
     tables = [line for load in LOADS.values() if (its := table(results, load)) for line in (*its, "")][:-1]
     about = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in machine.items())]
     page = PAGE.read_text()
-    plot = PAGE.with_suffix(".svg")
-    shown = [f"![Speed, processor time and memory of each contestant: the tables below, drawn]({plot.name})"]
+    drawing = PAGE.with_suffix(".svg")
+    shown = [f"![Speed, processor time and memory of each contestant: the tables below, drawn]({drawing.name})"]
     for block, content in (("goals", rows(results)), ("plot", shown), ("figures", tables), ("machine", about)):
         page = filled(page, block, content)
     PAGE.write_text(page)
-    draw(results, plot)
+    drawing.write_text(plot(results))
     return 0
