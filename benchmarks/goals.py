@@ -37,9 +37,8 @@ class Results:
         """Stages per second, as a multiple of those of the best of the others in the same round: the median."""
         best = max(others, key=lambda other: self.median(load, other, "stages_per_s") or 0)
         ours, theirs = (self.rounds(load, name, "stages_per_s") for name in (contestant, best))
-        return (
-            median(ours[number] / theirs[number] for number in both) if (both := ours.keys() & theirs.keys()) else None
-        )
+        ratios = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
+        return median(ratios) if ratios else None
 
 
 @dataclass(frozen=True, slots=True)

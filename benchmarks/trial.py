@@ -20,8 +20,8 @@ from aiormq.abc import DeliveredMessage
 
 from benchmarks.artifacts import Artifacts, Wrong
 from benchmarks.collector import collector
-from benchmarks.concurrent import open_channel, properties
 from benchmarks.contestants import Contestant
+from benchmarks.coroutines import open_channel, properties
 from benchmarks.loads import Load
 from benchmarks.processes import Process, WorkerFailed, process
 from benchmarks.stage import AT_ONCE, DONE_KEY, EVENT_KEY, EXCHANGE, QUEUE, Message, Task

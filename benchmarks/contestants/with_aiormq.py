@@ -10,8 +10,8 @@ import uvloop
 from aiormq.abc import DeliveredMessage
 
 from benchmarks import stage
-from benchmarks.concurrent import Worker, open_channel
 from benchmarks.contestants import Contestant
+from benchmarks.coroutines import Worker, open_channel
 from benchmarks.stage import plain
 
 

@@ -8,8 +8,8 @@ from taskiq import TaskiqEvents, TaskiqMessage
 from taskiq_aio_pika import AioPikaBroker, Queue
 
 from benchmarks import stage
-from benchmarks.concurrent import Worker
 from benchmarks.contestants import Contestant
+from benchmarks.coroutines import Worker
 from benchmarks.stage import Message, Task
 
 PROCESSES = 2
