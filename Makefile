@@ -5,10 +5,11 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 WORKERS ?= 4
 SEED ?= 1
+ROUNDS ?= 3
 RESULTS ?= faults.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test test-images check docs faults faults-long lock
+.PHONY: help install services demo test test-images check docs faults faults-long bench lock
 
 help:  ## Show this.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +38,11 @@ faults-long: services install  ## The same with thousands of tasks, for an hour;
 	$(VENV)/bin/python -m tests.faults run --seed $(SEED) --results $(RESULTS)
 	$(VENV)/bin/python -m tests.faults table --results $(RESULTS)
 
+bench: services install  ## Measure the node beside Celery, Dramatiq, taskiq and bare aiormq; half an hour.
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock
+	$(VENV)/bin/python -m benchmarks run --rounds $(ROUNDS) --seed $(SEED)
+	$(VENV)/bin/python -m benchmarks report
+
 check: install  ## Check style and types.
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
@@ -45,10 +51,13 @@ check: install  ## Check style and types.
 docs: install  ## Write asyncapi/asyncapi.yaml and its page, asyncapi/site/index.html.
 	@$(VENV)/bin/python -m ulos_stream.docs asyncapi
 
-lock: install  ## Resolve requirements.lock anew from pyproject.toml.
+lock: install  ## Resolve both requirements.lock anew from pyproject.toml; the one of `make bench` agrees with the other.
 	$(VENV)/bin/pip install --quiet uv
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --upgrade --output-file requirements.lock
+	$(VENV)/bin/uv pip compile pyproject.toml --extra bench --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--quiet --upgrade --output-file benchmarks/requirements.lock
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and there is none on the PATH"; exit 1; }

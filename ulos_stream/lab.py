@@ -353,6 +353,7 @@ def vsftpd(*, tls: Certificate | None = None) -> Iterator[FtpServer]:
             "secure_chroot_dir": directory / "empty",
             "pam_service_name": service.name,
             "delay_failed_login": "0",
+            "max_per_ip": "0",  # all the nodes of a lab come from one address, and four with prefetch 32 keep 132
             # Its sandboxes need kernel features that containers often lack.
             "seccomp_sandbox": "NO",
             "isolate_network": "NO",

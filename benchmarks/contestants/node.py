@@ -1,0 +1,17 @@
+"""Our node, by the README's command, with the fifteen variables."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.contestants import Contestant
+from benchmarks.stage import EVENTS, plain
+
+
+def _command(at_once: int | None) -> list[str]:
+    """The same whatever runs at once: that is one of the variables."""
+    return [str(Path(sys.executable).with_name("faststream")), "run", "ulos_stream.app:app"]
+
+
+NODE = Contestant(command=_command, encode=plain, events=(*EVENTS, "acknowledged"))
+CONTESTANTS = {"ulos": NODE, "ulos-traced": replace(NODE, traced=True)}

@@ -1,0 +1,69 @@
+"""What the contestants are given to do."""
+
+from dataclasses import dataclass, replace
+
+from benchmarks.contestants import MODULES
+from benchmarks.stage import AT_ONCE
+
+MIB = 1024 * 1024
+UNTRACED = tuple(name for name in MODULES if name != "ulos-traced")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Tasks that are all in the queue at once, after some that warm the workers up."""
+
+    name: str
+    title: str
+    tasks: int
+    size_bytes: int = 22
+    """Of the one file in each artifact; random, so that it does not compress."""
+    stages: int = 1
+    """Each is the success branch of the one before, and all are consumed from the same queue."""
+    delay_s: float = 0
+    """How long the simulated execution takes."""
+    at_once: int | None = None
+    """Stages at once; None is what suits each contestant best."""
+    nodes: int = 1
+    alone: int = 0
+    """Tasks sent afterwards one at a time, each when the one before is done."""
+    warm_up: int = 2 * AT_ONCE
+    """Enough that every connection of a pool is open."""
+    contestants: tuple[str, ...] = UNTRACED
+
+    @property
+    def parts(self) -> tuple[int, int, int, int]:
+        """How many tasks come first and alone, to warm up, all at once, and one at a time."""
+        return 1, self.warm_up, self.tasks, self.alone
+
+    @property
+    def total(self) -> int:
+        """All tasks."""
+        return sum(self.parts)
+
+    @property
+    def quick(self) -> "Load":
+        """The same with so few tasks that its figures mean nothing."""
+        return replace(self, tasks=2 if self.size_bytes > MIB else 5, alone=min(self.alone, 3), warm_up=1)
+
+
+LOADS = {
+    load.name: load
+    for load in (
+        Load(name="small", title="22 bytes", tasks=1_000, alone=200, contestants=tuple(MODULES)),
+        Load(name="1-mib", title="1 MiB", tasks=100, size_bytes=MIB, warm_up=16),
+        Load(name="50-mib", title="50 MiB", tasks=10, size_bytes=50 * MIB, warm_up=0),
+        Load(name="chain", title="five stages, 22 bytes", tasks=200, stages=5),
+        Load(
+            name="simulated", title="20 ms of execution, 64 at once", tasks=1_000, delay_s=0.02, at_once=64, warm_up=128
+        ),
+        Load(
+            name="backlog",
+            title="a backlog of 10,000",
+            tasks=10_000,
+            contestants=("ulos", "celery-prefork", "aiormq"),
+        ),
+        Load(name="two-nodes", title="two nodes, 22 bytes", tasks=1_000, nodes=2, warm_up=128),
+        Load(name="four-nodes", title="four nodes, 22 bytes", tasks=1_000, nodes=4, warm_up=256),
+    )
+}
