@@ -1,0 +1,225 @@
+"""How many stages may run now, and whose turn it is.
+
+A node holds as many messages as its prefetch count lets it; how many of them are at work at once is decided here.
+One limit, between 1 and that count, is moved by what is felt: as long as the machine's cores have time left, and the
+stages' overhead (download, unpack, pack, upload: all but the run) takes about what it takes on an idle node, more
+may run. When the cores are busy, more at once would only make each of them later, and some late for their timeout.
+
+Pure but for two looks at the machine, which can be replaced.
+"""
+
+import asyncio
+import math
+import os
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CORES = os.cpu_count() or 1
+TOLERANCE = 6.0
+"""How many times the overhead on an idle node is still well: a busy loop shows in it long before it is in the way."""
+LEAST_IDLE = 0.1
+"""Part of the cores' time that must be left for the limit to grow."""
+SETTLED = 0.1
+"""Weight of the newest overhead in the running mean: the last ten stages or so."""
+FORGOTTEN = 1.002
+"""By how much the idle overhead grows with each stage that does not confirm it: a machine that became slow is
+believed after some hundred stages."""
+LEAST_FREE = 0.05
+"""Part of the memory that must be available for another stage to begin beside one that runs."""
+LOOK_S = 0.5
+"""Seconds between two looks at the machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one executor's stages take of a node."""
+
+    weight: float = 1.0
+    """Compared with an ordinary stage: a browser counts more than a look at a file."""
+    most: int | None = None
+    """The most of them at once; None for as many as the limit lets."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A stage that waits for its turn."""
+
+    owner: str
+    key: str
+    share: Share
+    admitted: "asyncio.Future[None]"
+
+
+@dataclass(kw_only=True, eq=False)
+class Admission:
+    """Gives stages their turn: owners one after the other, within the limit."""
+
+    most: int
+    """The limit never exceeds this."""
+    adaptive: bool = True
+    """Whether the limit moves; otherwise it is `most`."""
+    most_per_owner: int | None = None
+    """Stages of one owner at once; None for no such ceiling."""
+    hindrance: Callable[[], str] = lambda: ""
+    """Why no stage may begin now (a full disk, say); empty if one may. Asked again every second."""
+    free: Callable[[], float] = field(default_factory=lambda: free_memory)
+    """The part of the memory that is available, 0 to 1."""
+    idle: Callable[[], float] = field(default_factory=lambda: IdleTime())
+    """The part of the cores' time that was left since the last look, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        self.limit = float(min(self.most, 2 * CORES) if self.adaptive else self.most)
+        """The weight that may run at once."""
+        self.weight = 0.0
+        """The weight that runs."""
+        self._running: Counter[str] = Counter()
+        self._owners: Counter[str] = Counter()
+        self._waiting: dict[str, deque[Ticket]] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._usual_s = self._idle_s = 0.0
+        self._looked_s = -math.inf
+        self._is_scarce = self._is_busy = False
+
+    @property
+    def running(self) -> int:
+        """Stages that run."""
+        return self._running.total()
+
+    @property
+    def waiting(self) -> int:
+        """Stages that wait for their turn."""
+        return sum(map(len, self._waiting.values()))
+
+    @asynccontextmanager
+    async def turn(self, owner: str, key: str, share: Share = Share()) -> AsyncIterator[None]:
+        """Wait until a stage may run, and let it."""
+        ticket = Ticket(owner, key, share, asyncio.get_running_loop().create_future())
+        self._waiting.setdefault(owner, deque()).append(ticket)
+        self._admit()
+        try:
+            await ticket.admitted
+        except asyncio.CancelledError:
+            if ticket.admitted.cancelled():
+                self._withdraw(ticket)
+            else:
+                self._leave(ticket)
+            raise
+        try:
+            yield
+        finally:
+            self._leave(ticket)
+
+    def observe(self, overhead_s: float) -> None:
+        """Take note of what a stage took beside its run, in seconds, and move the limit."""
+        if not self.adaptive:
+            return
+        self._usual_s += SETTLED * (overhead_s - self._usual_s) if self._usual_s else overhead_s
+        self._idle_s = min(self._idle_s * FORGOTTEN or overhead_s, overhead_s)
+        self._look()
+        step = 1 / math.sqrt(self.limit)
+        is_late = self._usual_s > TOLERANCE * self._idle_s
+        if is_late or self._is_scarce or (self._is_busy and self.limit > 2 * CORES):
+            self.limit = max(1.0, self.limit - step)
+        elif self.waiting and not self._is_busy:
+            self.limit = min(float(self.most), self.limit + step)
+
+    def _look(self) -> bool:
+        """Look at the machine, unless that was done just now; whether it was."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s < self._looked_s + LOOK_S:
+            return False
+        self._looked_s = now_s
+        self._is_scarce, self._is_busy = self.free() < LEAST_FREE, self.idle() < LEAST_IDLE
+        return True
+
+    def _admit(self) -> None:
+        """Give every stage its turn that may have it now."""
+        if not self._waiting:
+            return
+        if self._look() and self.adaptive and not (self._is_busy or self._is_scarce):
+            self.limit = min(float(self.most), self.limit + 1)  # runs that last long tell nothing meanwhile
+        if not self.hindrance():
+            while (ticket := self._next()) and not (self.weight and self._is_scarce):
+                self._enter(ticket)
+        if self._waiting and self._looking is None:
+            self._looking = asyncio.create_task(self._look_again())
+
+    def _next(self) -> Ticket | None:
+        """The next stage in turn; None where there is none, or it does not fit beside those that run."""
+        for owner, tickets in self._waiting.items():
+            if self.most_per_owner is not None and self._owners[owner] >= self.most_per_owner:
+                continue
+            for ticket in tickets:
+                if ticket.admitted.cancelled():  # it is about to leave
+                    continue
+                if ticket.share.most is None or self._running[ticket.key] < ticket.share.most:
+                    # The next one waits for room, and nobody overtakes it: heavy stages would never have it.
+                    fits = not self.weight or self.weight + ticket.share.weight <= max(1.0, math.floor(self.limit))
+                    return ticket if fits else None
+        return None
+
+    def _enter(self, ticket: Ticket) -> None:
+        tickets = self._waiting.pop(ticket.owner)
+        tickets.remove(ticket)
+        if tickets:
+            self._waiting[ticket.owner] = tickets  # behind the other owners
+        self.weight += ticket.share.weight
+        self._running[ticket.key] += 1
+        self._owners[ticket.owner] += 1
+        ticket.admitted.set_result(None)
+
+    def _leave(self, ticket: Ticket) -> None:
+        self.weight = max(0.0, self.weight - ticket.share.weight)
+        for counter, name in ((self._running, ticket.key), (self._owners, ticket.owner)):
+            counter[name] -= 1
+            if not counter[name]:
+                del counter[name]
+        if not self._running:
+            self.weight = 0.0  # whatever fractions have left
+        self._admit()
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        tickets = self._waiting[ticket.owner]
+        tickets.remove(ticket)
+        if not tickets:
+            del self._waiting[ticket.owner]
+        self._admit()
+
+    async def _look_again(self) -> None:
+        """Stages wait: admit some when anything but another one's end lets them."""
+        await asyncio.sleep(LOOK_S)
+        self._looking = None
+        self._admit()
+
+
+class IdleTime:
+    """What part of the time of all cores was left since it was last asked (proc(5), the first line of `/proc/stat`)."""
+
+    def __init__(self) -> None:
+        self._last = self._read()
+
+    def __call__(self) -> float:
+        last, self._last = self._last, self._read()
+        passed = self._last[1] - last[1]
+        return (self._last[0] - last[0]) / passed if passed else 1.0
+
+    @staticmethod
+    def _read() -> tuple[int, int]:
+        """Idle and all time of all cores, in ticks; without a `/proc/stat` they are always idle."""
+        try:
+            times = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+        except (OSError, ValueError):
+            return 0, 0
+        return times[3] + times[4], sum(times)
+
+
+def free_memory() -> float:
+    """The part of the machine's memory that is available (proc(5), `MemAvailable`); 1 where that is not told."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) / int(lines["MemTotal"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 1.0
