@@ -1,5 +1,6 @@
 """Archives: what is kept on the way in and out, and what is refused."""
 
+import contextlib
 import errno
 import itertools
 import os
@@ -17,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pytest
 from archives import (
@@ -34,9 +35,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ulos_stream.archive import Limits, output_name, pack, remove_tree, unpack
+from ulos_stream import archive as the_archive
+from ulos_stream.archive import Limits, output_name, remove_tree
 from ulos_stream.archive.rules import Member, contents, skipped
-from ulos_stream.archive.unpacking import blocks, opened
+from ulos_stream.archive.unpacking import Artifact, blocks
 from ulos_stream.errors import ArchiveRejected, StageTimeout
 
 MIB = 1024 * 1024
@@ -83,6 +85,30 @@ def listing(directory: Path) -> dict[str, bytes | None]:
         for path in directory.rglob("*")
         if path.is_file() or not any(path.iterdir())
     }
+
+
+@contextmanager
+def opened(archive: Path, limits: Limits) -> Iterator[Artifact]:
+    with archive.open("rb", buffering=0) as file, the_archive.opened(cast(BinaryIO, file), limits) as artifact:
+        yield artifact
+
+
+def unpack(archive: Path, directory: Path, limits: Limits, stop: threading.Event | None = None) -> str:
+    with opened(archive, limits) as artifact:
+        return artifact.unpack(directory, stop)
+
+
+def pack(
+    directory: Path,
+    archive: Path,
+    extra: Mapping[str, Path],
+    limits: Limits,
+    stop: threading.Event | None = None,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        files = {name: stack.enter_context(path.open("rb")) for name, path in extra.items()}
+        result = stack.enter_context(archive.open("w+b"))
+        the_archive.pack(directory, result, files, limits, stop)
 
 
 def unpacked(archive: bytes, space: Path, limits: Limits | None = None, **options: Any) -> Path:
@@ -401,8 +427,8 @@ def test_unpacking_skips_and_hoists(space: Path) -> None:
 def test_an_opened_archive_shows_its_journal_too(space: Path) -> None:
     (space / "a.zip").write_bytes(a_zip(Entry(b".ulos/journal.json"), Entry(b"a")))
 
-    with opened(space / "a.zip", Limits()) as (_, members):
-        names = [member.name for member in members]
+    with opened(space / "a.zip", Limits()) as artifact:
+        names = [member.name for member in artifact.members]
 
     assert names == [".ulos/journal.json", "a"]
 
@@ -420,6 +446,17 @@ def test_a_hostile_archive_is_refused_with_its_reason_on_one_line(space: Path, a
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 400
     assert list(space.parent.glob("b")) == []
+
+
+@pytest.mark.parametrize(("archive", "reason"), ATTACKS.values(), ids=ATTACKS)
+def test_a_hostile_archive_is_refused_alike_in_memory(space: Path, archive: bytes, reason: str) -> None:
+    with tempfile.SpooledTemporaryFile(max_size=MIB) as file:
+        file.write(archive)
+
+        with pytest.raises(ArchiveRejected) as refusal, the_archive.opened(cast(BinaryIO, file), Limits()) as artifact:
+            artifact.unpack(space)
+
+    assert reason in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -849,14 +886,14 @@ def test_a_full_disk_is_no_fault_of_the_archive(space: Path) -> None:
 def test_a_broken_disk_is_no_fault_of_the_archive(space: Path) -> None:
     (space / "in.zip").write_bytes(a_zip(Entry(b"a", random.Random(1).randbytes(MIB))))
 
-    with opened(space / "in.zip", Limits()) as (bundle, (member,)), a_directory() as unreadable:
-        broken = os.open(unreadable, os.O_RDONLY)
-        assert bundle.fp is not None
-        os.dup2(broken, bundle.fp.fileno())
-        os.close(broken)
+    with (space / "in.zip").open("rb") as file, the_archive.opened(file, Limits()) as artifact:
+        with a_directory() as unreadable:
+            broken = os.open(unreadable, os.O_RDONLY)
+            os.dup2(broken, file.fileno())
+            os.close(broken)
 
         with pytest.raises(IsADirectoryError):
-            list(blocks(bundle, member))
+            list(blocks(artifact.bundle, artifact.members[0]))
 
 
 def test_no_descriptor_is_left_open(space: Path) -> None:

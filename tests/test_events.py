@@ -1,4 +1,4 @@
-"""The events of a stage reach the broker one after the other, without holding the stage up."""
+"""The events of a stage are sent in order, without holding the stage up."""
 
 import asyncio
 
@@ -16,31 +16,44 @@ TASK = Task.model_validate(
 )
 
 
-async def test_an_event_waits_until_the_one_before_it_is_confirmed() -> None:
-    published: list[str] = []
-    first_begun, confirmation = asyncio.Event(), asyncio.Event()
+async def test_events_are_sent_in_order_and_none_waits_for_the_one_before_it_to_be_confirmed() -> None:
+    begun: list[str] = []
+    confirmation = asyncio.Event()
 
-    async def publish(event: TaskLog, event_id: str, message_id: str) -> None:
-        if not published:
-            first_begun.set()
-            await confirmation.wait()
-        published.append(event.event)
+    async def publish(event: TaskLog, event_id: str, message_id: str, before: "asyncio.Task[None] | None") -> None:
+        begun.append(event.event)
+        await confirmation.wait()
 
     events = StageEvents(TASK, "m-1", "n-1", publish)
     events.emit("received", "")
     events.emit("downloaded", "")
     events.emit("passed", "")
-    await first_begun.wait()
-    before = list(published)
+    waiting = asyncio.create_task(events.confirmed())
+    await asyncio.sleep(0)
+    sent, confirmed = list(begun), waiting.done()
     confirmation.set()
+    await waiting
+
+    assert (sent, confirmed) == (["received", "downloaded", "passed"], False)
+
+
+async def test_each_event_knows_the_publishing_of_the_one_before_it() -> None:
+    known: dict[str, asyncio.Task[None] | None] = {}
+    tasks: dict[str, asyncio.Task[None] | None] = {}
+
+    async def publish(event: TaskLog, event_id: str, message_id: str, before: "asyncio.Task[None] | None") -> None:
+        known[event.event], tasks[event.event] = before, asyncio.current_task()
+
+    events = StageEvents(TASK, "m-1", "n-1", publish)
+    events.emit("received", "")
+    events.emit("downloaded", "")
     await events.confirmed()
 
-    assert before == []
-    assert published == ["received", "downloaded", "passed"]
+    assert known == {"received": None, "downloaded": tasks["received"]}
 
 
 async def test_without_events_there_is_nothing_to_wait_for() -> None:
-    async def publish(event: TaskLog, event_id: str, message_id: str) -> None:
+    async def publish(event: TaskLog, event_id: str, message_id: str, before: "asyncio.Task[None] | None") -> None:
         raise AssertionError
 
     await StageEvents(TASK, "m-1", "n-1", publish).confirmed()

@@ -1,5 +1,6 @@
 """The record of done stages: what verifies, what is found, and what nobody can forge."""
 
+import io
 import json
 from pathlib import Path
 
@@ -162,7 +163,6 @@ def test_every_node_with_the_same_passwords_derives_the_same_key() -> None:
 def test_packing_unpacking_and_reading_agree_on_the_fingerprint_and_the_journal_is_no_part_of_it(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "in.zip").write_bytes(a_zip(top__b_txt="b", top__a_txt="a"))
     (tmp_path / "files").mkdir()
     told: list[str] = []
 
@@ -170,22 +170,22 @@ def test_packing_unpacking_and_reading_agree_on_the_fingerprint_and_the_journal_
         told.append(fingerprint)
         return b"a journal"
 
-    given = archive.unpack(tmp_path / "in.zip", tmp_path / "files", Limits())
-    archive.pack(tmp_path / "files", tmp_path / "out.zip", {}, Limits(), journal=journal)
+    result = io.BytesIO()
+    with archive.opened(io.BytesIO(a_zip(top__b_txt="b", top__a_txt="a")), Limits()) as before:
+        given = before.unpack(tmp_path / "files")
+        archive.pack(tmp_path / "files", result, {}, Limits(), journal=journal)
 
-    assert told == [given]
-    assert archive.fingerprint_of(tmp_path / "in.zip", Limits()) == given
-    assert archive.fingerprint_of(tmp_path / "out.zip", Limits()) == given
-    assert archive.read_journal(tmp_path / "out.zip", Limits(), 100) == b"a journal"
-    assert archive.read_journal(tmp_path / "out.zip", Limits(), 5) is None
-    assert archive.read_journal(tmp_path / "in.zip", Limits(), 100) is None
+        with archive.opened(result, Limits()) as after:
+            assert told == [given] == [before.fingerprint()] == [after.fingerprint()]
+            assert after.journal(100) == b"a journal"
+            assert after.journal(5) is None
+            assert before.journal(100) is None
 
 
 @pytest.mark.parametrize("change", [{"a_txt": "A"}, {"b_txt": "a"}, {"a_txt": "a", "b_txt": ""}, {}])
-def test_other_files_have_another_fingerprint(change: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "one.zip").write_bytes(a_zip(a_txt="a"))
-    (tmp_path / "other.zip").write_bytes(a_zip(**change))
-
-    assert archive.fingerprint_of(tmp_path / "one.zip", Limits()) != archive.fingerprint_of(
-        tmp_path / "other.zip", Limits()
-    )
+def test_other_files_have_another_fingerprint(change: dict[str, str]) -> None:
+    with (
+        archive.opened(io.BytesIO(a_zip(a_txt="a")), Limits()) as one,
+        archive.opened(io.BytesIO(a_zip(**change)), Limits()) as other,
+    ):
+        assert one.fingerprint() != other.fingerprint()

@@ -16,6 +16,7 @@ LAYERS = [
     {"http"},
     {"node"},
     {"asyncapi", "events", "publishing", "readiness", "feed", "linting", "doctor"},
+    {"producer"},
     {"settings"},
     {"crashes"},
     {"topology"},
@@ -31,9 +32,9 @@ LAYERS = [
 """From top to bottom; a module may import from lower layers and from its own package."""
 
 HOMES = {
-    "faststream": {"app", "node", "publishing", "topology"},
-    "aiormq": {"node", "publishing", "topology"},
-    "aio_pika": {"node", "topology", "demo"},
+    "faststream": {"app", "node", "publishing", "producer", "topology"},
+    "aiormq": {"node", "publishing", "producer", "topology"},
+    "aio_pika": {"node", "producer", "topology", "demo"},
     "aioftp": {"storage"},
     "aiodocker": {"executors"},
     "pydantic_settings": {"settings"},

@@ -660,6 +660,20 @@ async def test_as_many_stages_run_at_once_as_the_prefetch_count_says(world: Worl
     assert peak == 3
 
 
+async def test_an_owner_waits_for_a_turn_and_not_for_all_that_another_one_has_sent(world: World) -> None:
+    settings = {"MESSAGE_BROKER_PREFETCH_COUNT": "6", "ULOS_OWNER_LIMIT": "1", "ULOS_MOCK_DELAY_S": "0.3"}
+    async with world.node(**settings):
+        for number, owner in enumerate(["many", "many", "many", "few"]):
+            task = world.task(a_tree("testing"), taskOwnerId=owner)
+            await world.send(task, message_id=f"m-{number}")
+        heard = await world.hear_the_end(count=4)
+
+    begun = [message.fields["taskOwnerId"] for message in heard if message.event == "downloaded"]
+    assert begun == ["many", "few", "many", "many"]
+    texts = [message.fields["logMessage"] for message in heard if message.event == "received"]
+    assert sum("wait for their turn" in text for text in texts) >= 1
+
+
 def test_a_zip_for_a_test_is_a_zip() -> None:
     with zipfile.ZipFile(io.BytesIO(a_zip(results__passed_log="ok"))) as archive:
         assert archive.namelist() == ["results/passed.log"]

@@ -40,7 +40,7 @@ def test_a_new_descriptor_shows_every_key_below_its_meaning_with_its_true_defaul
     read = model.model_validate(given)
     least = {name: shown[name] for name in ("routing_key", "kind", "image", "command") if name in model.model_fields}
     default = model.model_validate(least)
-    examples = {"working_dir", "environment", "device"}
+    examples = {"working_dir", "environment", "device", "at_once"}
     assert read.model_dump(exclude={*examples, "sandbox"}) == default.model_dump(exclude={*examples, "sandbox"})
     assert read.sandbox.model_dump(exclude={"runtime"}) == default.sandbox.model_dump(exclude={"runtime"})
     for line, before in zip(text.splitlines()[2:], text.splitlines()[1:], strict=False):

@@ -105,12 +105,12 @@ def test_a_parent_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
         asyncio.run(directory.check())
 
 
-def test_a_stage_in_a_directory_that_was_removed_is_a_fault(tmp_path: Path) -> None:
+def test_a_stage_in_a_directory_that_was_removed_cannot_begin(tmp_path: Path) -> None:
     directory = NodeDirectory(tmp_path, "n")
     directory.open()
     [own] = tmp_path.iterdir()
     (own / "lock").unlink()
     own.rmdir()
 
-    with pytest.raises(NodeFault, match="No such file"):
-        directory.new_stage()
+    with pytest.raises(FileNotFoundError):
+        directory.new_stage().empty()

@@ -7,6 +7,7 @@
 
 import asyncio
 import functools
+import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +20,8 @@ from faststream.rabbit import RabbitBroker
 from faststream.security import SASLPlaintext
 from faststream.specification import AsyncAPI
 
-from ulos_stream import __version__, shipped, topology
+from ulos_stream import __version__, producer, shipped, topology
+from ulos_stream.admission import Admission
 from ulos_stream.asyncapi.document import DESCRIPTION
 from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
 from ulos_stream.executors import finish
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from ulos_stream.http import HttpSide
     from ulos_stream.telemetry.metrics import Metrics
 
+MEMORY = Path("/dev/shm")  # noqa: S108 (each node makes a directory of its own in there)
+"""A file system in memory, where Linux has one (shm_overview(7))."""
 T = TypeVar("T")
 
 
@@ -54,6 +58,7 @@ def create_app(settings: Settings) -> FastStream:
     """
     log = Log()
     consuming, publishing = _open_broker(settings, log), _open_broker(settings, log)
+    producer.install(publishing)
     storage = open_storage(settings)
     executors = find_executors(settings.node)
     for key in settings.node.require_executors:
@@ -64,6 +69,14 @@ def create_app(settings: Settings) -> FastStream:
     metrics = _open_metrics(settings, executors)
     watch = _open_watch(settings, metrics, log)
     directory = NodeDirectory(settings.node.work_dir, settings.node.node)
+    memory = NodeDirectory(MEMORY, settings.node.node) if os.access(MEMORY, os.W_OK) else None
+    directories = [directory] if memory is None else [directory, memory]
+    admission = Admission(
+        most=settings.stages_at_once,
+        adaptive=settings.node.adaptive,
+        most_per_owner=settings.node.owner_limit or None,
+        hindrance=lambda: readiness.reasons.get("disk") or readiness.reasons.get("executors") or "",
+    )
     pipeline = Pipeline(
         storage=storage,
         executors=executors,
@@ -74,12 +87,14 @@ def create_app(settings: Settings) -> FastStream:
         fault_budget_s=settings.node.fault_budget_s,
         report_fault=log.fault,
         watch=watch,
+        memory=memory,
+        observe=admission.observe,
         leases=BrokerLeases(
             access_to(settings.broker, settings.node), lambda device: log.info("device in use", device=device)
         ),
         delivery_timeout_s=settings.node.delivery_timeout_s,
     )
-    node = Node(settings, consuming, publishing, pipeline, log, watch)
+    node = Node(settings, consuming, publishing, pipeline, log, watch, admission)
     readiness = Readiness(
         {
             "consuming": node.check,
@@ -90,7 +105,12 @@ def create_app(settings: Settings) -> FastStream:
         },
         log,
     )
-    http = None if metrics is None else _open_http(settings, metrics, readiness, executors, lambda: _document(app))
+    http = (
+        None
+        if metrics is None
+        else _open_http(settings, metrics, readiness, executors, admission, lambda: _document(app))
+    )
+    looking: list[asyncio.Task[None]] = []
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 
     @asynccontextmanager
@@ -122,13 +142,12 @@ def create_app(settings: Settings) -> FastStream:
         log.info("starting", node=settings.node.node, queue=settings.broker.consumption_queue)
         if settings.node.journal_key is None:
             log.info("journal key derived", note="from the passwords; set ULOS_JOURNAL_KEY on all nodes to change them")
-        await need(lambda: asyncio.to_thread(directory.open))
-        await _sweep(directory, executors, log)
+        for each in directories:
+            await need(functools.partial(asyncio.to_thread, each.open))
+            await _sweep(each, executors, log)
         await need(lambda: connecting.start(publishing))
         await need(storage.check)
         await need(lambda: executors.insist(settings.node.require_executors))
-        for key, reason in (await executors.check()).items():
-            log.warning("executor unavailable", executor=key, reason=reason)
         queue = settings.broker.consumption_queue
         await need(lambda: connecting.find_queue(consuming, queue))
 
@@ -143,9 +162,19 @@ def create_app(settings: Settings) -> FastStream:
     async def say_ready() -> None:
         log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
         readiness.start()
+        looking.append(asyncio.create_task(say_unavailable()))
+
+    async def say_unavailable() -> None:
+        """Not waited for: the client of a container engine takes long to import, and other tasks may need none."""
+        for key, reason in (await executors.check()).items():
+            log.warning("executor unavailable", executor=key, reason=reason)
 
     async def close() -> None:
-        await asyncio.to_thread(directory.close)
+        for look in looking:
+            look.cancel()
+        await asyncio.gather(*looking, return_exceptions=True)
+        for each in directories:
+            await asyncio.to_thread(each.close)
         await storage.aclose()
         await executors.aclose()
         await asyncio.to_thread(watch.close)
@@ -284,11 +313,19 @@ def _document(app: FastStream) -> str:
 
 
 def _open_http(
-    settings: Settings, metrics: "Metrics", readiness: Readiness, executors: Registry, document: Callable[[], str]
+    settings: Settings,
+    metrics: "Metrics",
+    readiness: Readiness,
+    executors: Registry,
+    admission: Admission,
+    document: Callable[[], str],
 ) -> "HttpSide":
     from ulos_stream.http import HttpSide
 
     metrics.gauge("ulos_stages_limit", "Most stages at once.", lambda: settings.stages_at_once)
+    metrics.gauge("ulos_admission_limit", "Weight of stages that may run now.", lambda: admission.limit)
+    metrics.gauge("ulos_admission_running", "Stages that run.", lambda: admission.running)
+    metrics.gauge("ulos_admission_waiting", "Stages that wait for their turn.", lambda: admission.waiting)
     metrics.gauge("ulos_containers_running", "Containers of stages.", lambda: executors.containers_running)
     metrics.gauge("ulos_ready", "Whether the node can do its work now.", lambda: not readiness.reasons)
     metrics.checks(readiness.names, readiness.passes)

@@ -2,17 +2,18 @@
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 
 from ulos_stream import routing
 from ulos_stream.tasks import Event, Task, TaskLog, Verdict, log_message
 
-Publish = Callable[[TaskLog, str, str], Awaitable[None]]
-"""Publishes one event, given its message id and the id of the incoming message; settles every error itself."""
+Publish = Callable[[TaskLog, str, str, "asyncio.Task[None] | None"], Coroutine[None, None, None]]
+"""Publishes one event, given its message id, the id of the incoming message, and the publishing of the event before,
+which a second attempt waits for; settles every error itself."""
 
 
 class StageEvents:
-    """Each event is sent once the one before it is confirmed, so a fault cannot swap two of them.
+    """Each event is sent at once, in the order in which they happen; what a fault makes be sent again waits its turn.
 
     They all belong to the context in which this object is made, and so to the trace of the stage.
     """
@@ -23,7 +24,7 @@ class StageEvents:
         self._node = node
         self._publish = publish
         self._verdict: Verdict | None = None
-        self._last: asyncio.Task[None] | None = None
+        self._sent: list[asyncio.Task[None]] = []
         self._context = contextvars.copy_context()
 
     def emit(self, event: Event, text: str, verdict: Verdict | None = None) -> None:
@@ -34,14 +35,12 @@ class StageEvents:
         self._verdict = verdict or self._verdict
         tree = self._task.routing_tree if self._verdict is None else routing.branch(self._task, self._verdict)
         message = log_message(self._task, event, text=text, node=self._node, tree=tree, verdict=self._verdict)
-        self._last = asyncio.create_task(self._send(message, after=self._last), context=self._context)
+        event_id = routing.event_id(self._message_id, event)
+        before = self._sent[-1] if self._sent else None
+        sending = self._publish(message, event_id, self._message_id, before)
+        self._sent.append(asyncio.create_task(sending, context=self._context))
 
     async def confirmed(self) -> None:
         """Wait until the broker has confirmed every event so far."""
-        if self._last is not None:
-            await self._last
-
-    async def _send(self, message: TaskLog, after: "asyncio.Task[None] | None") -> None:
-        if after is not None:
-            await after
-        await self._publish(message, routing.event_id(self._message_id, message.event), self._message_id)
+        for sent in self._sent:
+            await sent

@@ -154,7 +154,7 @@ class Journal:
         before = self.entries[-1].mac if self.entries else ""
         signed = entry.model_copy(update={"mac": _mac(self.key, self.file_path, before, entry), "verified": True})
         fields = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in (*self.entries, signed)]
-        while len(content := json.dumps({"version": VERSION, "entries": fields}, indent=1).encode()) > MOST_BYTES:
+        while len(content := json.dumps({"version": VERSION, "entries": fields}).encode()) > MOST_BYTES:
             del fields[0]
         return content
 

@@ -15,6 +15,7 @@ import contextvars
 import time
 import uuid
 from collections import OrderedDict
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from aio_pika.abc import AbstractIncomingMessage
@@ -23,6 +24,7 @@ from faststream import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitMessage
 
 from ulos_stream import routing, topology
+from ulos_stream.admission import Admission, Share
 from ulos_stream.errors import Crash, InternalError, MalformedMessage
 from ulos_stream.events import StageEvents
 from ulos_stream.journal import Origin
@@ -75,6 +77,7 @@ class Node:
         pipeline: Carries the stages out.
         log: The node's own log lines.
         watch: Follows every stage.
+        admission: Says when each may begin.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Node:
         pipeline: Pipeline,
         log: Log,
         watch: Watch,
+        admission: Admission,
     ) -> None:
         broker = settings.broker
         self._settings = settings
@@ -92,6 +96,7 @@ class Node:
         self._pipeline = pipeline
         self._log = log
         self._watch = watch
+        self._admission = admission
         self._running: dict[StageKey, asyncio.Task[Outcome]] = {}
         self._ended: OrderedDict[StageKey, Outcome] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -232,9 +237,12 @@ class Node:
         events = StageEvents(task, message_id, self._settings.node.node, self.outbox.log_event)
         started = time.monotonic()
         self._log.debug("stage started")
-        events.emit("received", f"received by {self._settings.node.node}")
+        waiting = self._admission.waiting
+        place = f", where {waiting} wait for their turn" if waiting else ""
+        events.emit("received", f"received by {self._settings.node.node}{place}")
         try:
-            verdict = await self._run(task, origin, events)
+            async with self._turn(task):
+                verdict = await self._run(task, origin, events)
         except Crash as crash:
             end(crash)
             say = self._log.error if isinstance(crash, InternalError) else self._log.warning
@@ -247,6 +255,13 @@ class Node:
         await events.confirmed()
         self._log.info("stage ended", verdict=verdict, seconds=round(time.monotonic() - started, 3))
         return Outcome(True, events, context)
+
+    def _turn(self, task: Task) -> AbstractAsyncContextManager[None]:
+        """The stage's turn; one that nobody can execute takes nothing, and is told at once."""
+        entry = self._pipeline.executors.claim(task.routing_tree.routing_key)
+        if entry is None:
+            return nullcontext()
+        return self._admission.turn(task.task_owner_id, entry.key, Share(entry.weight, entry.at_once))
 
     async def _run(self, task: Task, origin: Origin, events: StageEvents) -> Verdict:
         """Carry the stage out and hand the task over to its next hop, if there is one."""

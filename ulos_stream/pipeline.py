@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from ulos_stream import archive, journal
+from ulos_stream.archive import Artifact
 from ulos_stream.errors import (
     ArtifactChanged,
     Crash,
@@ -29,6 +30,7 @@ from ulos_stream.errors import (
     StorageFault,
 )
 from ulos_stream.executors import Executor, Job, Output, finish
+from ulos_stream.executors.inline import InlineExecutor
 from ulos_stream.executors.leases import Leases, LocalLeases
 from ulos_stream.executors.registry import Registry
 from ulos_stream.journal import Done, Entry, Journal, Origin
@@ -39,6 +41,8 @@ from ulos_stream.tasks import Event, Task, Verdict
 from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
 
+LIGHT_ZIP_BYTES = 64 * 1024
+"""A zip that is smaller is opened within a ms, whatever is in it."""
 T = TypeVar("T")
 
 LEAST_LEASE_WAIT_S = 30.0
@@ -66,6 +70,11 @@ class Pipeline:
     """Seconds for which a fault is retried in each step."""
     report_fault: Callable[[Fault, float], None]
     watch: Watch = field(default_factory=Unwatched)
+    memory: NodeDirectory | None = None
+    """Another directory, on a file system in memory, for light work that a function of this process does: what the node
+    needs of the system to make and remove files costs a tenth there. Never for programs, which may fill it."""
+    observe: Callable[[float], None] = lambda overhead_s: None
+    """Told what each stage that reached its end took beside its run, in seconds."""
     leases: Leases = field(default_factory=LocalLeases)
     """On the devices that executors need."""
     delivery_timeout_s: float = 1_800
@@ -80,21 +89,29 @@ class Pipeline:
         """
         async with self._locks.setdefault(task.file_path, asyncio.Lock()):
             while True:
-                space = await self._retry(lambda: asyncio.to_thread(self.directory.new_stage))
+                space = self.directory.new_stage()
                 try:
-                    return await self._carry_out(task, origin, space, report)
+                    with contextlib.ExitStack() as opened:
+                        return await self._carry_out(task, origin, space, opened, report)
                 except ArtifactChanged:
                     continue  # perhaps by this very stage, on another node: its journal tells
                 finally:
-                    await finish(asyncio.to_thread(space.remove))
+                    if space.is_light:
+                        space.remove()
+                    else:
+                        await finish(asyncio.to_thread(space.remove))
 
-    async def _carry_out(self, task: Task, origin: Origin, space: Workspace, report: Report) -> Done:
+    async def _carry_out(
+        self, task: Task, origin: Origin, space: Workspace, stack: contextlib.ExitStack, report: Report
+    ) -> Done:
+        begun = time.monotonic()
         with self.watch.step("download"):
             version = await self._retry(lambda: self.storage.download(task.file_path, space.artifact))
             self.watch.transferred("download", version.size)
         report("downloaded", f"downloaded {task.file_path}")
 
-        known, done = await self._retry(lambda: self._look(task, origin, space))
+        artifact = await self._retry(lambda: self._open(space, stack, inline=version.size <= LIGHT_ZIP_BYTES))
+        known, done = await self._retry(lambda: self._look(task, origin, artifact))
         if done is not None:
             await self._tidy(task, origin)
             self.watch.skipped()
@@ -105,20 +122,23 @@ class Pipeline:
         if is_poison(redelivered=origin.redelivered, deliveries=origin.deliveries):
             raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
         executor = self.executors.find(task.routing_tree.routing_key)
+        if artifact.is_light and isinstance(executor, InlineExecutor) and self.memory and self.memory.has_room():
+            space.move(self.memory.path)
         device = executor.device if task.timeout else None  # 0 times out at once, whoever has the device
         latest = time.monotonic() + self.delivery_timeout_s - self.fault_budget_s - task.timeout
 
         async def attempt() -> Verdict:
             async with self._device(device, max(LEAST_LEASE_WAIT_S, latest - time.monotonic())):
-                return await self._process(task, origin, executor, known, space)
+                return await self._process(task, origin, executor, known, artifact, space)
 
         verdict = await self._retry(attempt)
         report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
         with self.watch.step("upload"):
             await self._upload(task, origin, space, version)
-            self.watch.transferred("upload", space.result.stat().st_size)
+            self.watch.transferred("upload", space.result.tell())
         report("uploaded", f"uploaded {task.file_path}", verdict)
+        self.observe(time.monotonic() - begun - space.ran_s)
         return Done(origin.message_id, verdict)
 
     async def _upload(self, task: Task, origin: Origin, space: Workspace, version: Version) -> None:
@@ -141,16 +161,20 @@ class Pipeline:
         with contextlib.suppress(StorageFault):
             await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
 
-    async def _look(self, task: Task, origin: Origin, space: Workspace) -> tuple[Journal, Done | None]:
+    async def _open(self, space: Workspace, stack: contextlib.ExitStack, *, inline: bool) -> Artifact:
+        """The downloaded artifact, open until the end of the stage."""
+        with _own_disk():
+            return await _do(lambda _: stack.enter_context(archive.opened(space.artifact, self.limits)), inline=inline)
+
+    async def _look(self, task: Task, origin: Origin, artifact: Artifact) -> tuple[Journal, Done | None]:
         """The artifact's journal, and what it says of this stage."""
 
         def look(stop: threading.Event) -> tuple[Journal, Done | None]:
-            content = archive.read_journal(space.artifact, self.limits, journal.MOST_BYTES)
-            known = Journal.parse(self.journal_key, task.file_path, content)
-            return known, known.find_done(origin, lambda: archive.fingerprint_of(space.artifact, self.limits, stop))
+            known = Journal.parse(self.journal_key, task.file_path, artifact.journal(journal.MOST_BYTES))
+            return known, known.find_done(origin, lambda: artifact.fingerprint(stop))
 
         with _own_disk():
-            return await _in_thread(look)
+            return await _do(look, inline=artifact.is_light)
 
     @contextlib.asynccontextmanager
     async def _device(self, device: str | None, wait_s: float) -> AsyncIterator[None]:
@@ -170,32 +194,36 @@ class Pipeline:
             yield
 
     async def _process(
-        self, task: Task, origin: Origin, executor: Executor, known: Journal, space: Workspace
+        self, task: Task, origin: Origin, executor: Executor, known: Journal, artifact: Artifact, space: Workspace
     ) -> Verdict:
         """Unpack, execute and pack, in a fresh directory and within the task's timeout."""
         tree = task.routing_tree
         extra = {archive.output_name(tree.exchange, tree.routing_key): space.output}
         with _own_disk():
-            await finish(asyncio.to_thread(space.empty))
-            output = Output(space.output.open("wb"), executor.output_limit_bytes)
+            if space.is_light:
+                space.empty()
+            else:
+                await finish(asyncio.to_thread(space.empty))
+            output = Output(space.output, executor.output_limit_bytes)
             job = Job(space.files, output, origin.message_id, task.task_id)
             try:
                 if task.timeout == 0:
                     raise StageTimeout("a timeout of 0 s leaves no time to execute anything")
                 async with asyncio.timeout(task.timeout):
                     with self.watch.step("unpack"):
-                        given = await _in_thread(partial(archive.unpack, space.artifact, space.files, self.limits))
+                        given = await _do(partial(artifact.unpack, space.files), inline=artifact.is_light)
                     begun = time.monotonic()
                     where = f" on {executor.device}" if executor.device else ""
                     output.remark(f"{tree.routing_key}{where}, started {journal.now()}, timeout {task.timeout} s")
                     with self.watch.step("execute"):
                         verdict = await executor.run(job)
                     await self.directory.check()  # what ran on a full disk is not to blame for its verdict
-                    output.close(_ending(verdict, job, time.monotonic() - begun))
+                    space.ran_s = time.monotonic() - begun
+                    output.close(_ending(verdict, job, space.ran_s))
                     sign = partial(self._sign, known, origin, tree.routing_key, job, verdict, given)
                     pack = partial(archive.pack, space.files, space.result, extra, self.limits, journal=sign)
                     with self.watch.step("pack"):
-                        await _in_thread(pack)
+                        await _do(pack, inline=space.is_light)
                     return verdict
             except TimeoutError as late:
                 raise StageTimeout(f"not done within {task.timeout} s", output_tail=output.tail()) from late
@@ -248,9 +276,11 @@ def _own_disk() -> Iterator[None]:
         raise NodeFault(f"the node's own disk: {broken}") from broken
 
 
-async def _in_thread(work: Callable[[threading.Event], T]) -> T:
-    """Run blocking `work` in a thread; on cancellation tell it to stop and wait until it has."""
+async def _do(work: Callable[[threading.Event], T], *, inline: bool) -> T:
+    """Run blocking `work` at once where it is light, else in a thread; on cancellation tell it to stop and wait."""
     stop = threading.Event()
+    if inline:
+        return work(stop)
     running = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:
         return await asyncio.shield(running)

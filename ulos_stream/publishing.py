@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelNotFoundEntity, PublishError
 from faststream.rabbit import RabbitBroker
@@ -17,6 +18,7 @@ from faststream.rabbit.publisher import RabbitPublisher
 
 from ulos_stream import routing
 from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
+from ulos_stream.producer import Confirmation
 from ulos_stream.retry import retry, wait_for
 from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, TaskLog, Wire, hop_of
 from ulos_stream.telemetry import Log
@@ -95,13 +97,29 @@ class Outbox:
         finally:
             self.held_reports.discard(message_id)
 
-    async def log_event(self, event: TaskLog, event_id: str, message_id: str) -> None:
-        """Publish a log message. A broker without a place for it costs the task nothing."""
+    async def log_event(
+        self, event: TaskLog, event_id: str, message_id: str, before: "asyncio.Task[None] | None"
+    ) -> None:
+        """Publish a log message. A broker without a place for it costs the task nothing.
+
+        Args:
+            event: What happened.
+            event_id: The log message's own id.
+            message_id: Of the incoming message.
+            before: The publishing of the stage's event before this one; only a second attempt waits for it.
+        """
+        waits_for: list[asyncio.Task[None]] = []
+
+        async def attempt() -> None:
+            if waits_for:
+                await asyncio.wait(waits_for)
+            elif before is not None:
+                waits_for.append(before)
+            await self._publish(self.logs, event, self.logs_hop, event_id, message_id, headers)
+
         try:
             with self.watch.publish("event", self.logs_hop, event_id, message_id) as headers:
-                await self._persistently(
-                    lambda: self._publish(self.logs, event, self.logs_hop, event_id, message_id, headers)
-                )
+                await self._persistently(attempt)
         except Unroutable as nowhere:
             self.unroutable_events += 1
             if self.unroutable_events == 1:
@@ -177,7 +195,7 @@ async def publish(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            await publisher.publish(
+            confirmation = await publisher.publish(
                 message.encode(),
                 exchange=exchange(hop.exchange),
                 routing_key=hop.routing_key,
@@ -187,6 +205,7 @@ async def publish(
                 content_type="application/json",
                 persist=True,
             )
+            await cast(Confirmation, confirmation)
     except PublishError as returned:
         raise Unroutable(f"no queue takes {_spoken(hop)}") from returned
     except (ChannelNotFoundEntity, ChannelAccessRefused) as closed:

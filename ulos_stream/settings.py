@@ -136,6 +136,11 @@ class Node(BaseSettings):
     lint` and the wait for a device go by it."""
     concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
     """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
+    adaptive: bool = True
+    """Let as many stages run at once, between 1 and the prefetch count, as the machine carries without slowing each of
+    them down; `false`: always as many as the prefetch count."""
+    owner_limit: Annotated[int, Field(ge=0)] = 0
+    """Most stages of one owner (`taskOwnerId`) at once on a node; 0 for no such ceiling. Owners take turns anyway."""
     grace_s: Annotated[float, Field(ge=0)] = 30
     """Seconds that running stages get after SIGTERM: what Kubernetes waits by default."""
     work_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))

@@ -1,7 +1,7 @@
 """Local disk: a directory for each stage, in one of the node's own that is locked while the node lives.
 
     <work directory>/ulos-node-<random>/lock        flocked by the node, and holds its name
-                                        <random>/   one stage; what runs sees `files` alone
+                                        <random>/   the files of one stage, which is all that its run sees
 
 A lock ends with its process, however that ends. So whoever starts next can tell what a killed
 node has left behind, and removes it.
@@ -10,56 +10,92 @@ node has left behind, and removes it.
 import contextlib
 import fcntl
 import os
+import secrets
 import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from ulos_stream import archive
 from ulos_stream.errors import NodeFault
-from ulos_stream.executors.disk import release
+from ulos_stream.executors.disk import is_enclosed, release, withdraw
 
 PREFIX = "ulos-node-"
+MOST_BYTES_IN_MEMORY = 256 * 1024
+"""Of each of a stage's own files: three times this, times the stages at once, bounds the memory that they take."""
+LEAST_ROOM_BYTES = 32 * 1024 * 1024
+"""Below this, a file system in memory is left alone: a container has 64 MiB of it by default."""
 LEAST_FREE_BYTES = 1024 * 1024
 """Below this, a disk counts as full."""
 
 
-@dataclass(frozen=True, slots=True)
 class Workspace:
-    """The directory of one stage."""
+    """The files of one stage, and those that only the node sees: in memory as long as they are small.
 
-    directory: Path
+    Args:
+        parent: The node's directory.
+    """
 
-    @property
-    def artifact(self) -> Path:
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self._is_apart = False
+        self.files = parent / secrets.token_hex(8)
+        """The unpacked work; not there before `empty`."""
+        self.artifact = self._file()
         """The zip as downloaded."""
-        return self.directory / "artifact.zip"
-
-    @property
-    def files(self) -> Path:
-        """The unpacked work."""
-        return self.directory / "files"
-
-    @property
-    def output(self) -> Path:
+        self.output = self._file()
         """What the executor prints."""
-        return self.directory / "output.txt"
-
-    @property
-    def result(self) -> Path:
+        self.result = self._file()
         """The zip to upload."""
-        return self.directory / "result.zip"
+        self.ran_s = 0.0
+        """Seconds that the executor took."""
 
     def empty(self) -> None:
-        """Make `files` anew, for another attempt."""
-        _remove(self.files)
-        self.files.mkdir()
-        self.result.unlink(missing_ok=True)
+        """Make `files` anew, and `output` and `result` empty, for another attempt."""
+        for file in (self.output, self.result):
+            file.seek(0)
+            file.truncate()
+        try:
+            self.files.mkdir()
+        except FileExistsError:
+            self._remove_files()
+            self.files.mkdir()
+
+    @property
+    def is_light(self) -> bool:
+        """Whether packing or removing it takes a moment; what cannot be looked at is not light."""
+        try:
+            return (self._is_apart or not is_enclosed(self.files)) and archive.is_light(self.files)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+
+    def move(self, parent: Path) -> None:
+        """Have `files` in another directory of the node, from the next `empty` on."""
+        self._remove_files()
+        self.files = parent / self.files.name
+        self._is_apart = True  # and so nothing is ever mounted there
 
     def remove(self) -> None:
-        """Remove it, and whatever is mounted in it."""
-        _remove(self.directory)
+        """Remove all of it, and whatever is mounted there."""
+        for file in (self.artifact, self.output, self.result):
+            file.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        if not self._is_apart and is_enclosed(self.files):
+            withdraw(self.files)
+            release(self.files)
+        archive.remove_tree(self.files)
+
+    def _file(self) -> BinaryIO:
+        file: tempfile.SpooledTemporaryFile[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (`remove` closes it)
+            max_size=MOST_BYTES_IN_MEMORY, mode="w+b", dir=str(self._parent)
+        )
+        return cast(BinaryIO, file)
 
 
 class NodeDirectory:
@@ -93,16 +129,23 @@ class NodeDirectory:
         except OSError as broken:
             raise NodeFault(f"the work directory {self._parent}: {broken.strerror}") from broken
 
-    def new_stage(self) -> Workspace:
-        """The directory of one more stage; whoever asks for it removes it.
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        assert self._own is not None  # noqa: S101 (it is open)
+        return self._own
 
-        Raises:
-            NodeFault: The disk is full or broken.
-        """
+    def new_stage(self) -> Workspace:
+        """The place of one more stage; whoever asks for it removes it."""
+        return Workspace(self.path)
+
+    def has_room(self) -> bool:
+        """Whether a stage fits in, as far as can be told."""
         try:
-            return Workspace(Path(tempfile.mkdtemp(dir=self._own)))
-        except OSError as broken:
-            raise NodeFault(f"the work directory {self._own}: {broken.strerror}") from broken
+            free = os.statvfs(self._parent)
+        except OSError:
+            return False
+        return free.f_bavail * free.f_frsize > LEAST_ROOM_BYTES
 
     async def check(self) -> None:
         """See that there is room for a stage.

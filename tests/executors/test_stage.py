@@ -65,7 +65,7 @@ class Bench:
 
     async def leaves(self, name: str) -> None:
         """Wait until the run has left a file of that name."""
-        while not list(self.work.glob(f"*/*/files/{name}")):
+        while not list(self.work.glob(f"*/*/{name}")):
             await asyncio.sleep(0.05)
 
     @staticmethod

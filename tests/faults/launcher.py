@@ -96,7 +96,7 @@ def watch_the_way() -> None:
 
     _mark_stage(Node)
     watch(FtpStorage, "download", after="downloaded")
-    watch(archive, "unpack", after="unpacked")
+    watch(archive.Artifact, "unpack", after="unpacked")
     watch(asyncio, "create_subprocess_exec", after="executing")
     watch(DockerContainer, "start", after="executing")
     for executor in (ProcessExecutor, ContainerExecutor):

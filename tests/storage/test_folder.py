@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from by_path import ByPath
 
 from ulos_stream.errors import ArtifactMissing, StorageFault
 from ulos_stream.storage import temporary_name
@@ -29,8 +30,8 @@ def secret(tmp_path: Path) -> Path:
     return file
 
 
-def storage(root: Path) -> FolderStorage:
-    return FolderStorage(root, 1024**3)
+def storage(root: Path) -> ByPath:
+    return ByPath(FolderStorage(root, 1024**3))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +47,7 @@ async def test_a_path_that_leads_out_of_the_root_or_nowhere_is_missing(
     with pytest.raises(ArtifactMissing):
         await storage(root).download(path, tmp_path / "target")
 
-    assert not (tmp_path / "target").exists()
+    assert (tmp_path / "target").read_bytes() == b""
 
 
 @pytest.mark.parametrize("path", ["/link/secret.zip", "/../outside/secret.zip"])

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import trustme
+from by_path import ByPath
 from pydantic import SecretStr
 
 from ulos_stream import lab
@@ -28,7 +29,7 @@ OLD = b"the old artifact"
 NEW = b"the new and longer artifact"
 
 Data = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Connect = Callable[..., FtpStorage]
+Connect = Callable[..., ByPath]
 
 
 class Session:
@@ -183,7 +184,7 @@ async def stub() -> AsyncIterator[Stub]:
 async def connect() -> AsyncIterator[Connect]:
     storages = []
 
-    def connect(server: Any, **changes: Any) -> FtpStorage:
+    def connect(server: Any, **changes: Any) -> ByPath:
         settings: dict[str, Any] = {
             "host": getattr(server, "host", "127.0.0.1"),
             "port": server.port,
@@ -194,7 +195,7 @@ async def connect() -> AsyncIterator[Connect]:
             "timeout_s": 20,
             "max_bytes": 1024**3,
         }
-        storages.append(FtpStorage(**settings | changes))
+        storages.append(ByPath(FtpStorage(**settings | changes)))
         return storages[-1]
 
     yield connect
@@ -458,10 +459,10 @@ async def test_after_a_stall_the_idle_connections_are_not_trusted_either(stub: S
     await asyncio.gather(*(storage.check() for _ in range(4)))
     answering, stub.on["NOOP"] = stub.on["NOOP"], stub.stall
 
-    storage.timeout_s = 0.2
+    storage.storage.timeout_s = 0.2
     with pytest.raises(StorageFault):
         await storage.check()
-    storage.timeout_s = 20
+    storage.storage.timeout_s = 20
 
     await until(lambda: stub.open == 0)
     stub.on["NOOP"] = answering

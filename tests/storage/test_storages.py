@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from by_path import ByPath
 from pydantic import SecretStr
 
 from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.lab import FtpServer
-from ulos_stream.storage import Storage, temporary_name
+from ulos_stream.storage import temporary_name
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 
@@ -24,7 +25,7 @@ NAMES = ["/plain.zip", "/two words (1).zip", "/großes Gerät 実験.zip", "/a f
 class Place:
     """A storage, and the local folder that holds its files."""
 
-    storage: Storage
+    storage: ByPath
     root: Path
 
     def put(self, path: str, content: bytes) -> None:
@@ -126,13 +127,13 @@ class Promises:
 
         assert place.files() == {}
 
-    async def test_an_upload_of_what_is_not_there_is_a_fault_and_changes_nothing(
+    async def test_an_upload_of_what_cannot_be_read_is_a_fault_and_changes_nothing(
         self, place: Place, tmp_path: Path
     ) -> None:
         place.put("/a.zip", b"a")
 
-        with pytest.raises(StorageFault):
-            await place.storage.upload(tmp_path / "none", "/a.zip", stage_id="m")
+        with (tmp_path / "source").open("wb") as unreadable, pytest.raises(StorageFault):
+            await place.storage.storage.upload(unreadable, "/a.zip", stage_id="m")
 
         assert place.files() == {"/a.zip": b"a"}
 
@@ -190,7 +191,7 @@ class TestFolder(Promises):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Place:
         (tmp_path / "root").mkdir()
-        return Place(FolderStorage(tmp_path / "root", MAX_BYTES), tmp_path / "root")
+        return Place(ByPath(FolderStorage(tmp_path / "root", MAX_BYTES)), tmp_path / "root")
 
 
 class TestFtp(Promises):
@@ -206,5 +207,5 @@ class TestFtp(Promises):
             timeout_s=30,
             max_bytes=MAX_BYTES,
         )
-        yield Place(storage, ftp_server.root)
+        yield Place(ByPath(storage), ftp_server.root)
         await storage.aclose()

@@ -14,17 +14,7 @@ moved: what `pack` writes, `unpack` accepts on every node with the same limits.
 
 from ulos_stream.archive.packing import output_name, pack
 from ulos_stream.archive.rules import Limits
-from ulos_stream.archive.tree import remove_tree
-from ulos_stream.archive.unpacking import files_of, fingerprint_of, read_journal, read_member, unpack
+from ulos_stream.archive.tree import is_light, remove_tree
+from ulos_stream.archive.unpacking import Artifact, opened
 
-__all__ = [
-    "Limits",
-    "files_of",
-    "fingerprint_of",
-    "output_name",
-    "pack",
-    "read_journal",
-    "read_member",
-    "remove_tree",
-    "unpack",
-]
+__all__ = ["Artifact", "Limits", "is_light", "opened", "output_name", "pack", "remove_tree"]

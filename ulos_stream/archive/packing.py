@@ -10,10 +10,9 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 from urllib.parse import quote
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
@@ -30,8 +29,8 @@ _UNREADABLE = {errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOENT, errno.ENOTD
 
 def pack(
     directory: Path,
-    archive: Path,
-    extra: Mapping[str, Path],
+    archive: BinaryIO,
+    extra: Mapping[str, BinaryIO],
     limits: Limits,
     stop: threading.Event | None = None,
     *,
@@ -45,7 +44,7 @@ def pack(
 
     Args:
         directory: What a stage left behind.
-        archive: The zip to write. It is not whole if an error is raised.
+        archive: The zip to write, empty and open for reading too. It is not whole if an error is raised.
         extra: Files by their names in the zip. Each replaces whatever the directory has under that
             name, file or directory, in upper or lower case.
         limits: They hold for the result as for any archive.
@@ -59,8 +58,9 @@ def pack(
         OSError: The local disk is full or broken.
     """
     check = watch("packing", limits, stop)
-    added = [replace(_found(name, path.stat()), source=path) for name, path in extra.items()]
-    ours = [Member(JOURNAL, modified=time.time())] if journal else []
+    now = time.time()
+    added = [Member(name, size=file.seek(0, os.SEEK_END), modified=now, source=file) for name, file in extra.items()]
+    ours = [Member(JOURNAL, modified=now)] if journal else []
     taken = {folded(name) for name in extra}
     fingerprint = Fingerprint()
     with _readable("."):
@@ -72,12 +72,13 @@ def pack(
         for member in sorted(members, key=lambda member: member.name):
             check()
             if not member.directory:
-                _add(bundle, member, _open(root, member), limits, fingerprint, check)
+                with _open(root, member) as source:
+                    _add(bundle, member, source, limits, fingerprint, check)
             elif member.name not in parents:
                 bundle.writestr(_entry(member), b"")
         if journal:
             bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_DEFLATED)
-    if archive.stat().st_size > limits.zip_mib * MIB:
+    if archive.seek(0, os.SEEK_END) > limits.zip_mib * MIB:
         raise ArchiveRejected(f"the result: its zip is larger than {limits.zip_mib} MiB")
 
 
@@ -127,27 +128,31 @@ def _entry(member: Member) -> ZipInfo:
     return entry
 
 
-def _open(root: int, member: Member) -> IO[bytes]:
-    """A file to pack: one of ours by its path, one of the tree's without following or waiting for anything."""
-    if isinstance(member.source, Path):
-        return member.source.open("rb")
+@contextmanager
+def _open(root: int, member: Member) -> Iterator[IO[bytes]]:
+    """A file to pack: one of ours as it is, one of the tree's without following or waiting for anything."""
+    if member.source is not None:
+        yield cast(BinaryIO, member.source)
+        return
     parent, base = os.path.split(member.name)
     with _readable(member.name), beneath(root, parent) as folder:
-        return open(base, "rb", opener=lambda name, _: os.open(name, _SOURCE, dir_fd=folder))
+        file = open(base, "rb", opener=lambda name, _: os.open(name, _SOURCE, dir_fd=folder))  # noqa: SIM115
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ArchiveRejected(f"the result: {shown(member.name)} changed while it was packed")
+        yield file
 
 
 def _add(
     bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, fingerprint: Fingerprint, check: Check
 ) -> None:
-    with source:
-        if not stat.S_ISREG(os.fstat(source.fileno()).st_mode):
-            raise ArchiveRejected(f"the result: {shown(member.name)} changed while it was packed")
-        entry = _entry(member)
-        entry.compress_type = ZIP_DEFLATED if _may_deflate(source, member.size, limits.ratio, check) else ZIP_STORED
-        source.seek(0)
-        with bundle.open(entry, "w") as sink:
-            content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
-            copy(content, sink, member, "the result", check)
+    entry = _entry(member)
+    source.seek(0)
+    entry.compress_type = ZIP_DEFLATED if _may_deflate(source, member.size, limits.ratio, check) else ZIP_STORED
+    source.seek(0)
+    with bundle.open(entry, "w") as sink:
+        content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
+        copy(content, sink, member, "the result", check)
 
 
 def _may_deflate(source: IO[bytes], size: int, ratio: int, check: Check) -> bool:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
+from typing import BinaryIO
 from zipfile import ZipInfo
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -63,7 +63,7 @@ class Member:
     executable: bool = False
     modified: float | None = None
     """Seconds since 1970. A zip holds a wall clock without a zone: read and written as UTC on every node."""
-    source: ZipInfo | Path | None = None
+    source: ZipInfo | BinaryIO | None = None
     """Where its content is; None for what lies in the tree itself."""
 
 

@@ -10,6 +10,26 @@ from pathlib import Path
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 """Flags to open a directory, and nothing else, by its name."""
 
+LIGHT_ENTRIES = 64
+LIGHT_BYTES = 1024 * 1024
+"""What is smaller is read, written or removed within some ms, as long as an event loop may be held up."""
+
+
+def is_light(directory: Path) -> bool:
+    """Whether what is in a directory is so little that a thread for it would cost more than it saves."""
+    waiting, entries, size_bytes = [os.fspath(directory)], 0, 0
+    while waiting:
+        with os.scandir(waiting.pop()) as found:
+            for entry in found:
+                entries += 1
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    size_bytes += entry.stat(follow_symlinks=False).st_size
+                if entries > LIGHT_ENTRIES or size_bytes > LIGHT_BYTES:
+                    return False
+    return True
+
 
 def remove_tree(directory: Path) -> None:
     """Remove a directory with whatever is in it; one that is not there is fine.

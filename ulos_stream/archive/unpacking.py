@@ -1,19 +1,21 @@
 """A zip that anybody made is read: opened → plan → contents → write, or only the journal or the hash of it."""
 
-import io
+import errno
 import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, contents, shown
 from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
-from ulos_stream.archive.tree import DIRECTORY, beneath, closing
+from ulos_stream.archive.tree import DIRECTORY, LIGHT_BYTES, LIGHT_ENTRIES, beneath, closing
 from ulos_stream.errors import ArchiveRejected, UlosError
 
 # PKWARE's APPNOTE.TXT 6.3.10: flag bits in 4.4.4, the local header without name and extra field in 4.3.7.
@@ -22,119 +24,134 @@ _ENTRY = b"PK\1\2"  # begins each entry of the table of contents, 4.3.12
 _TARGET = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def unpack(archive: Path, directory: Path, limits: Limits, stop: threading.Event | None = None) -> str:
-    """Extract a zip into an existing, empty directory, as `contents` arranges it.
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A zip that keeps every rule, open for reading."""
 
-    Files keep their time, and of their mode whether they are executable: 0755 or 0644.
+    bundle: ZipFile
+    members: Sequence[Member]
+    """All of them: those too that `skipped` names."""
+    limits: Limits
 
-    Returns:
-        The `Fingerprint` of what was extracted.
+    @property
+    def is_light(self) -> bool:
+        """Whether reading all of it takes a moment, so that a thread for it would cost more."""
+        return len(self.members) <= LIGHT_ENTRIES and sum(member.size for member in self.members) <= LIGHT_BYTES
 
-    Raises:
-        ArchiveRejected: The archive breaks a rule; the text names member, rule and limit. The directory may
-            hold a part of it.
-        StageTimeout: `stop` was set.
-        OSError: The local disk is full or broken.
-    """
-    check = watch("unpacking", limits, stop)
-    fingerprint = Fingerprint()
-    with opened(archive, limits) as (bundle, members), closing(os.open(directory, DIRECTORY)) as root:
-        for member in contents(members):
-            check()
-            parent, base = os.path.split(member.name)
-            with beneath(root, member.name if member.directory else parent, create=True) as folder:
-                if not member.directory:
-                    content = fingerprint.reading(member, blocks(bundle, member))
-                    _write(folder, base, member, content, check)
-    return fingerprint.hexdigest()
+    def journal(self, most_bytes: int) -> bytes | None:
+        """The journal that it carries; see `read`."""
+        return self.read(JOURNAL, most_bytes)
 
+    def read(self, name: str, most_bytes: int) -> bytes | None:
+        """The content of one file, by its full name in the zip; None without it, or if it has more than `most_bytes`.
 
-def read_journal(archive: Path, limits: Limits, most_bytes: int) -> bytes | None:
-    """The journal that a zip carries; None without one, or with one of more than `most_bytes`.
-
-    Raises:
-        ArchiveRejected: The archive breaks a rule.
-        OSError: The local disk is broken.
-    """
-    return read_member(archive, JOURNAL, limits, most_bytes)
-
-
-def read_member(archive: Path, name: str, limits: Limits, most_bytes: int) -> bytes | None:
-    """The content of one file, by its full name in the zip; None without it, or if it has more than `most_bytes`.
-
-    Raises:
-        ArchiveRejected: The archive breaks a rule.
-        OSError: The local disk is broken.
-    """
-    with opened(archive, limits) as (bundle, members):
-        for member in members:
+        Raises:
+            ArchiveRejected: It is damaged.
+            OSError: The local disk is broken.
+        """
+        for member in self.members:
             if member.name == name and not member.directory and member.size <= most_bytes:
-                return b"".join(blocks(bundle, member))
-    return None
+                return b"".join(blocks(self.bundle, member))
+        return None
 
+    def fingerprint(self, stop: threading.Event | None = None) -> str:
+        """The `Fingerprint` of what `unpack` would extract.
 
-def fingerprint_of(archive: Path, limits: Limits, stop: threading.Event | None = None) -> str:
-    """The `Fingerprint` of what `unpack` would extract.
+        Raises:
+            ArchiveRejected: A member is damaged.
+            StageTimeout: `stop` was set.
+            OSError: The local disk is broken.
+        """
+        return self._fingerprint(stop).hexdigest()
 
-    Raises:
-        ArchiveRejected: The archive breaks a rule.
-        StageTimeout: `stop` was set.
-        OSError: The local disk is broken.
-    """
-    return _read(archive, limits, stop).hexdigest()
+    def files(self) -> dict[str, str]:
+        """The files that `unpack` would extract, by name: what differs in content or mode differs in value.
 
+        Raises:
+            ArchiveRejected: A member is damaged.
+            OSError: The local disk is broken.
+        """
+        return self._fingerprint(None).lines
 
-def files_of(archive: Path, limits: Limits) -> dict[str, str]:
-    """The files that `unpack` would extract, by name: what differs in content or mode differs in value.
-
-    Raises:
-        ArchiveRejected: The archive breaks a rule.
-        OSError: The local disk is broken.
-    """
-    return _read(archive, limits, None).lines
-
-
-def _read(archive: Path, limits: Limits, stop: threading.Event | None) -> Fingerprint:
-    check = watch("reading", limits, stop)
-    fingerprint = Fingerprint()
-    with opened(archive, limits) as (bundle, members):
-        for member in contents(members):
+    def _fingerprint(self, stop: threading.Event | None) -> Fingerprint:
+        check = watch("reading", self.limits, stop)
+        fingerprint = Fingerprint()
+        for member in contents(self.members):
             if not member.directory:
-                for _ in fingerprint.reading(member, blocks(bundle, member)):
+                for _ in fingerprint.reading(member, blocks(self.bundle, member)):
                     check()
-    return fingerprint
+        return fingerprint
+
+    def unpack(self, directory: Path, stop: threading.Event | None = None) -> str:
+        """Extract into an existing, empty directory, as `contents` arranges it.
+
+        Files keep their time, and of their mode whether they are executable: 0755 or 0644.
+
+        Returns:
+            The `Fingerprint` of what was extracted.
+
+        Raises:
+            ArchiveRejected: A member is damaged. The directory may hold a part of it.
+            StageTimeout: `stop` was set.
+            OSError: The local disk is full or broken.
+        """
+        check = watch("unpacking", self.limits, stop)
+        fingerprint = Fingerprint()
+        with closing(os.open(directory, DIRECTORY)) as root:
+            for member in contents(self.members):
+                check()
+                parent, base = os.path.split(member.name)
+                with beneath(root, member.name if member.directory else parent, create=True) as folder:
+                    if not member.directory:
+                        content = fingerprint.reading(member, blocks(self.bundle, member))
+                        _write(folder, base, member, content, check)
+        return fingerprint.hexdigest()
 
 
 @contextmanager
-def opened(archive: Path, limits: Limits) -> Iterator[tuple[ZipFile, list[Member]]]:
-    """A zip that keeps every rule, and all its members: those too that `skipped` names.
+def opened(archive: BinaryIO, limits: Limits) -> Iterator[Artifact]:
+    """Open a zip, if it keeps every rule. The file stays its owner's to close.
 
     Raises:
-        ArchiveRejected: It breaks a rule.
+        ArchiveRejected: It breaks a rule; the text names member, rule and limit.
+        OSError: The local disk is broken.
     """
-    with _Bounded(io.FileIO(archive)) as file:
-        if os.fstat(file.fileno()).st_size > limits.zip_mib * MIB:
-            raise ArchiveRejected(f"the archive: larger than {limits.zip_mib} MiB")
-        file.limits = limits
-        with _sound("no zip, or a damaged one"):
-            bundle = ZipFile(file)
-        file.limits = None
-        with bundle:
-            yield bundle, plan(bundle.filelist, bundle.start_dir, limits)
+    if archive.seek(0, os.SEEK_END) > limits.zip_mib * MIB:
+        raise ArchiveRejected(f"the archive: larger than {limits.zip_mib} MiB")
+    file = _Bounded(archive, limits)
+    with _sound("no zip, or a damaged one"):
+        bundle = ZipFile(cast(IO[bytes], file))
+    file.limits = None
+    with bundle:
+        yield Artifact(bundle, plan(bundle.filelist, bundle.start_dir, limits), limits)
 
 
-class _Bounded(io.BufferedReader):
+class _WildSeek(OSError):
+    """`ZipFile` expects an `OSError` at some places; at the others it is the archive's doing, and no disk's."""
+
+
+class _Bounded:
     """Bounds the table of contents before `ZipFile` believes its size, and makes an object of a KiB for each entry."""
 
-    limits: Limits | None = None
+    def __init__(self, file: BinaryIO, limits: Limits) -> None:
+        self.limits: Limits | None = limits
+        self._file = file
+        self._size = file.seek(0, os.SEEK_END)
+        self.tell, self.seekable = file.tell, file.seekable
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._file.tell(), os.SEEK_END: self._size}[whence]
+        if start + offset < 0:  # which is an error on a disk, and the beginning in memory
+            raise _WildSeek(errno.EINVAL, "it points to before its beginning")
+        return self._file.seek(offset, whence)
+
+    def read(self, size: int = -1, /) -> bytes:
         if self.limits is None:
-            return super().read(size)
+            return self._file.read(size)
         most_bytes = max(BLOCK_BYTES, self.limits.entries * 512)
-        if size is not None and size > most_bytes:
+        if size > most_bytes:
             raise ArchiveRejected(f"the archive: its table of contents is larger than {most_bytes} bytes")
-        content = super().read(size)
+        content = self._file.read(size)
         if content.startswith(_ENTRY) and content.count(_ENTRY) > self.limits.entries:
             raise ArchiveRejected(f"the archive: more than {self.limits.entries} files and directories")
         return content
@@ -215,7 +232,9 @@ def _sound(otherwise: str) -> Iterator[None]:
     """Only `zipfile` works in here, which raises a dozen unrelated types at damaged input."""
     try:
         yield
-    except (UlosError, OSError):
-        raise
+    except (UlosError, OSError) as exc:
+        if not isinstance(exc, _WildSeek):
+            raise
+        raise ArchiveRejected(f"the archive: {otherwise}: {exc.strerror}") from exc
     except Exception as exc:
         raise ArchiveRejected(f"the archive: {otherwise}: {(str(exc) or type(exc).__name__)[:200]}") from exc

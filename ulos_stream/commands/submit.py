@@ -168,13 +168,11 @@ async def _upload(file: Path, path: str, stage_id: str, settings: "Settings") ->
     from ulos_stream.errors import ArchiveRejected, ConfigurationError
 
     storage = open_storage(settings)
-    with tempfile.TemporaryDirectory(prefix="ulos-submit-") as directory:
+    with tempfile.TemporaryFile() if file.is_dir() else file.open("rb") as content:
         try:
             if file.is_dir():
-                packed = Path(directory) / "artifact.zip"
-                await asyncio.to_thread(archive.pack, file, packed, {}, settings.node.archive)
-                file = packed
-            await storage.upload(file, path, stage_id=stage_id)
+                await asyncio.to_thread(archive.pack, file, content, {}, settings.node.archive)
+            await storage.upload(content, path, stage_id=stage_id)
         except ArchiveRejected as rejected:
             raise ConfigurationError(str(rejected)) from rejected
         finally:

@@ -33,7 +33,7 @@ def _disk(settings: Settings) -> list[Diagnosis]:
         directory.open()
         stage = directory.new_stage()
         stage.files.mkdir()
-        stage.artifact.write_bytes(bytes(MIB))
+        (stage.files / "probe").write_bytes(bytes(MIB))
     except (NodeFault, OSError) as broken:
         reason = (
             str(broken) if isinstance(broken, NodeFault) else f"the work directory {node.work_dir}: {broken.strerror}"

@@ -1,12 +1,11 @@
 """The storage: a real round trip with a file of ours, by the same code that nodes use."""
 
 import contextlib
+import io
 import re
 import secrets
-import tempfile
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 from ulos_stream.doctor import Diagnosis
 from ulos_stream.errors import ArtifactMissing, StorageFault, UlosError
@@ -30,25 +29,24 @@ async def examine(storage: Storage, folder: str) -> list[Diagnosis]:
         folder: Where artifacts lie on it.
     """
     found: dict[str, Diagnosis] = {}
-    with tempfile.TemporaryDirectory(prefix="ulos-doctor-") as directory:
-        trip = RoundTrip(storage, folder.rstrip("/"), Path(directory) / "probe")
-        steps = {
-            "storage": trip.log_in,
-            "upload": trip.upload,
-            "download": trip.download,
-            "overwrite": trip.overwrite,
-            "removal": trip.remove,
-        }
-        failed = ""
-        for part, step in steps.items():
-            if failed and not (part == "removal" and trip.is_there):
-                found[part] = Diagnosis(part, "not checked", f"{failed} failed")
-                continue
-            try:
-                found[part] = Diagnosis(part, "well", await step())
-            except UlosError as fault:
-                found[part] = Diagnosis(part, "wrong", str(fault), REMEDIES[part].format(folder=folder))
-                failed = part
+    trip = RoundTrip(storage, folder.rstrip("/"))
+    steps = {
+        "storage": trip.log_in,
+        "upload": trip.upload,
+        "download": trip.download,
+        "overwrite": trip.overwrite,
+        "removal": trip.remove,
+    }
+    failed = ""
+    for part, step in steps.items():
+        if failed and not (part == "removal" and trip.is_there):
+            found[part] = Diagnosis(part, "not checked", f"{failed} failed")
+            continue
+        try:
+            found[part] = Diagnosis(part, "well", await step())
+        except UlosError as fault:
+            found[part] = Diagnosis(part, "wrong", str(fault), REMEDIES[part].format(folder=folder))
+            failed = part
     if found["download"].state == "well":
         found["clock"] = trip.clock()
     return list(found.values())
@@ -60,13 +58,12 @@ class RoundTrip:
     Args:
         storage: Where to.
         folder: In which folder of it; empty for the uppermost.
-        local: A file on this machine to write to.
     """
 
-    def __init__(self, storage: Storage, folder: str, local: Path) -> None:
+    def __init__(self, storage: Storage, folder: str) -> None:
         self.is_there = False
         self._storage = storage
-        self._local = local
+        self._local = io.BytesIO()
         self._stage_id = f"ulos-doctor-{secrets.token_hex(4)}"
         self._beside = f"{folder}/ulos-doctor.zip"
         # Named as a node's temporary file, so that the sweep which removes those removes this one.
@@ -117,13 +114,13 @@ class RoundTrip:
 
     async def _store(self, content: bytes) -> None:
         self._began_s = time.time()
-        self._local.write_bytes(content)
+        self._local = io.BytesIO(content)
         await self._storage.upload(self._local, self._path, stage_id=self._stage_id, expected=self._version)
         self._ended_s, self.is_there = time.time(), True
 
     async def _compare(self, content: bytes) -> None:
         self._version = await self._storage.download(self._path, self._local)
-        if self._local.read_bytes() != content:
+        if self._local.getvalue() != content:
             raise StorageFault(f"{self._path} came back with another content")
 
 

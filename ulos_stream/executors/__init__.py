@@ -27,6 +27,7 @@ class Output:
         self._left = limit_bytes
         self._tail = b""
         self._last = b"\n"
+        self._is_closed = False
         self.dropped_bytes = 0
 
     def write(self, data: bytes) -> None:
@@ -45,13 +46,14 @@ class Output:
         self._file.write(start + f"# {text}\n".encode())
 
     def close(self, ending: str = "") -> None:
-        """Say how much was dropped, if anything, and how the run ended; close the file. Idempotent."""
-        if not self._file.closed:
+        """Say how much was dropped, if anything, and how the run ended. Idempotent; the file stays open."""
+        if not self._is_closed:
+            self._is_closed = True
             if self.dropped_bytes:
                 self.remark(f"output cut: {self.dropped_bytes} more bytes")
             if ending:
                 self.remark(ending)
-        self._file.close()
+            self._file.flush()
 
     def tail(self) -> str:
         """The last 4 KiB as text, at most 4 KiB again when encoded."""

@@ -159,6 +159,11 @@ class _Executor(_Table):
         default={}, examples=[{"LEAST_WORDS": "500"}]
     )
     """Variables for the run. Nothing of the node's own environment gets there: it holds passwords."""
+    weight: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
+    """How much of a node one stage takes, compared with an ordinary one: a browser more than a look at a file. A node
+    runs no more at once than it carries; see `ULOS_ADAPTIVE`."""
+    at_once: Annotated[int, Field(ge=1)] | None = Field(default=None, examples=[2])
+    """The most stages of this executor at once on a node; as many as it can carry otherwise."""
     device: Annotated[str, AfterValidator(_device)] | None = Field(default=None, examples=["arm-1"])
     """Name of a machine that one stage at a time may use, over all nodes: a stage runs only while its node holds the
     lease on it. Waiting for that is not the task's time. Executors that name the same device take turns."""

@@ -1,8 +1,8 @@
 """A run's disk: the job's directory as a file system of its own, so that size and inodes are the kernel's to hold.
 
-    <stage>/files.disk         ext4 in a sparse file whose name is gone; of no use but to hold
-    <stage>/files.disk/work    the copy of the job's directory: what the container is given
-    <stage>/files              the same, bound over the original, for the node to judge and to pack
+    <stage>.disk         ext4 in a sparse file whose name is gone; of no use but to hold
+    <stage>.disk/work    the copy of the job's directory: what the container is given
+    <stage>              the same, bound over the original, for the node to judge and to pack
 
 Every byte and every inode counts, those of files that are deleted and still open too; a run that wants
 more is told "no space left on device", and makes of it what it will.
@@ -13,7 +13,7 @@ but is charged to the container's memory: a run with 64 MiB of it is killed at t
 would take nothing, but need a work directory mounted for them.
 
 An engine that lives in another mount namespace, or elsewhere, sees the work directory without this mount. It then finds
-no `files.disk/work` and refuses the container, where an empty directory would have passed for the work.
+no `<stage>.disk/work` and refuses the container, where an empty directory would have passed for the work.
 """
 
 import errno
@@ -69,6 +69,14 @@ def enclose(directory: Path, limit_mib: int) -> Path:
         raise ExecutorCrashed(f"the work takes more than the {limit_mib} MiB of disk that a run has") from exc
     _run("mount", "--bind", str(work), str(directory))
     return work
+
+
+def is_enclosed(directory: Path) -> bool:
+    """Whether `enclose` has left anything that `release` is to unmount."""
+    try:
+        return os.lstat(directory).st_dev != os.lstat(directory.parent).st_dev or _disk(directory).exists()
+    except FileNotFoundError:
+        return _disk(directory).exists()
 
 
 def withdraw(directory: Path) -> None:

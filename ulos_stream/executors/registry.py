@@ -40,6 +40,10 @@ class Entry:
     """Those that it can end with; where there are none, it can only crash."""
     folder: Path | None = None
     """That of its descriptor, if it has one."""
+    weight: float = 1.0
+    """How much of a node one stage takes, compared with an ordinary one."""
+    at_once: int | None = None
+    """The most stages of it at once on a node."""
 
 
 class Registry:
@@ -223,4 +227,14 @@ def _describe(descriptor: Descriptor, file: Path, engine: Engine) -> Entry:
         executor = ProcessExecutor(descriptor, file.parent)
     exact, prefix = descriptor.routing_key, descriptor.routing_key_prefix
     key = exact if exact is not None else prefix or ""
-    return Entry(key, exact is None, descriptor.kind, str(file), descriptor.description, executor, folder=file.parent)
+    return Entry(
+        key,
+        exact is None,
+        descriptor.kind,
+        str(file),
+        descriptor.description,
+        executor,
+        folder=file.parent,
+        weight=descriptor.weight,
+        at_once=descriptor.at_once,
+    )

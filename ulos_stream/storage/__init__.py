@@ -3,8 +3,7 @@
 import hashlib
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 NAME_BYTES = 255
 """The longest file name that Linux file systems take."""
@@ -35,8 +34,8 @@ class Storage(Protocol):
         """
         ...
 
-    async def download(self, path: str, target: Path) -> Version:
-        """Copy the artifact at `path` into the local file `target`, whole.
+    async def download(self, path: str, target: BinaryIO) -> Version:
+        """Copy the artifact at `path` into the local file `target`, whole, in place of what is in there.
 
         Returns:
             The artifact's version, asked for before the transfer.
@@ -48,13 +47,13 @@ class Storage(Protocol):
         """
         ...
 
-    async def upload(self, source: Path, path: str, *, stage_id: str, expected: Version | None = None) -> None:
-        """Replace the artifact at `path` by the local file `source`, at once or not at all.
+    async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
+        """Replace the artifact at `path` by the content of the local file `source`, at once or not at all.
 
         The bytes go to a temporary name beside `path`, are counted, and are renamed over it.
 
         Args:
-            source: The local file.
+            source: Read from its beginning to its end.
             path: The artifact.
             stage_id: The same for every attempt at the stage; the temporary name begins with it.
             expected: The version that is to be replaced, looked at last before the rename; None for any.

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.storage import Version, temporary_name, temporary_prefix
@@ -31,37 +31,41 @@ class FolderStorage:
     async def check(self) -> None:
         await self._in_thread(f"check of {self._root}", lambda stop: os.scandir(self._root).close())
 
-    async def download(self, path: str, target: Path) -> Version:
+    async def download(self, path: str, target: BinaryIO) -> Version:
         def copy(stop: threading.Event) -> Version:
             source = self._inside(path)
+            target.seek(0)
+            target.truncate()
             if not source.is_file():
                 os.stat(self._root)  # without its root the storage is away, and the artifact is not to blame
                 raise ArtifactMissing(f"there is no {path!r} in {self._root}")
-            with source.open("rb") as reader, target.open("wb") as writer:
+            with source.open("rb") as reader:
                 version = _version(os.fstat(reader.fileno()))
                 if (size := version.size) > self._max_bytes:
                     raise ArchiveRejected(f"{path!r} has {size} bytes, and {self._max_bytes} are allowed")
                 count = 0
                 while count <= size and not stop.is_set() and (block := reader.read(BLOCK_BYTES)):
-                    count += writer.write(block)
+                    count += target.write(block)
             if count != size:
                 raise OSError(f"{count} bytes came, and {size} were announced")
             return version
 
         return await self._in_thread(f"download of {path!r} from {self._root}", copy)
 
-    async def upload(self, source: Path, path: str, *, stage_id: str, expected: Version | None = None) -> None:
+    async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         def replace(stop: threading.Event) -> None:
             folder, name = os.path.split(temporary_name(path, stage_id))
             temporary = self._inside(folder) / name
             try:
-                with source.open("rb") as reader, temporary.open("xb") as writer:
-                    while not stop.is_set() and (block := reader.read(BLOCK_BYTES)):
+                size = source.seek(0, os.SEEK_END)
+                source.seek(0)
+                with temporary.open("xb") as writer:
+                    while not stop.is_set() and (block := source.read(BLOCK_BYTES)):
                         writer.write(block)
                     writer.flush()
                     os.fsync(writer.fileno())
-                    if writer.tell() != os.fstat(reader.fileno()).st_size:
-                        raise OSError(f"{source} changed meanwhile, or the upload was cancelled")
+                    if writer.tell() != size:
+                        raise OSError(f"{writer.tell()} of {size} bytes were read, or the upload was cancelled")
                 target = temporary.with_name(path.rpartition("/")[2])
                 if expected is not None and expected != _version_of(target):
                     raise ArtifactChanged(f"{path!r} in {self._root} is not what was downloaded any more")

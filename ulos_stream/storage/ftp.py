@@ -1,7 +1,8 @@
 """Artifacts on an FTP server, plain or with explicit TLS, over a pool of kept connections.
 
-aioftp keeps the control connections. Data connections are opened here: its own streams begin TLS
-before they send the command, vsftpd after it has the command, and both would wait for ever.
+aioftp connects and logs in. From then on its two streams are spoken on directly, which costs a third: an operation
+has one time limit as a whole, not one for each line, and no throttle. Data connections are opened here too: aioftp's
+begin TLS before they send the command, vsftpd after it has the command, and both would wait for ever.
 """
 
 import asyncio
@@ -10,8 +11,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import aioftp
 from aioftp.common import SSLSessionBoundContext
@@ -59,17 +59,17 @@ class FtpStorage:
     async def check(self) -> None:
         await self._run("check", lambda client: client.ask("NOOP", "2xx"))
 
-    async def download(self, path: str, target: Path) -> Version:
+    async def download(self, path: str, target: BinaryIO) -> Version:
         async def fetch(client: _Client) -> Version:
             try:
                 version = await client.version(path)
                 if (size := version.size) > self.max_bytes:
                     raise ArchiveRejected(f"{path!r} has {size} bytes, and {self.max_bytes} are allowed")
-                count = 0
-                with target.open("wb") as file:
-                    async with client.data(f"RETR {path}") as (reader, _):
-                        while count <= size and (block := await reader.read(BLOCK_BYTES)):
-                            count += file.write(block)
+                count = target.seek(0)
+                target.truncate()
+                async with client.data(f"RETR {path}") as (reader, _):
+                    while count <= size and (block := await reader.read(BLOCK_BYTES)):
+                        count += target.write(block)
                 if count != size:  # the server may have reported success all the same
                     raise _Unusable(f"{count} bytes came, and {size} were announced")
                 return version
@@ -78,21 +78,21 @@ class FtpStorage:
 
         return await self._run(f"download of {path!r}", fetch)
 
-    async def upload(self, source: Path, path: str, *, stage_id: str, expected: Version | None = None) -> None:
+    async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         temporary = temporary_name(path, stage_id)
         begun = False
 
         async def replace(client: _Client) -> None:
             nonlocal begun
             begun = True
-            with source.open("rb") as file:
-                async with client.data(f"STOR {temporary}") as (_, writer):
-                    # When the server breaks off, its reply on the control connection says why.
-                    with contextlib.suppress(ConnectionError):
-                        while not writer.is_closing() and (block := file.read(BLOCK_BYTES)):
-                            writer.write(block)
-                            await writer.drain()
-                size = os.fstat(file.fileno()).st_size
+            size = source.seek(0, os.SEEK_END)
+            source.seek(0)
+            async with client.data(f"STOR {temporary}") as (_, writer):
+                # When the server breaks off, its reply on the control connection says why.
+                with contextlib.suppress(ConnectionError):
+                    while not writer.is_closing() and (block := source.read(BLOCK_BYTES)):
+                        writer.write(block)
+                        await writer.drain()
             if (stored := await client.size(temporary)) != size:
                 raise _Unusable(f"{stored} of {size} bytes arrived")
             if expected is not None and expected != await client.version_if_any(path):
@@ -143,7 +143,7 @@ class FtpStorage:
                     client.answered = False
                     try:
                         return await self._lend(client, operation)
-                    except (OSError, aioftp.StatusCodeError):
+                    except (OSError, _Refused):
                         if client.answered:
                             raise
                 return await self._lend(await self._connect(), operation)
@@ -193,16 +193,30 @@ class _Client:
         self._passive = "EPSV"
 
     async def ask(self, command: str | None, *expected: str) -> tuple[str, str]:
-        """Send `command`, if any; return code and text of the reply."""
-        try:
-            code, lines = await self.ftp.command(command, expected)
-        except aioftp.StatusCodeError as exc:
-            self.answered |= "421" not in exc.received_codes
-            if command and "550" in exc.received_codes:
-                raise _Missing(_reason(exc)) from exc
-            raise
-        self.answered = True
-        return code, lines[-1].strip()
+        """Send `command`, if any; return code and last line of the reply, if its code is `expected` (`2xx`, say)."""
+        if command is not None:
+            if "\r" in command or "\n" in command:
+                raise ValueError("a command holds a line break")
+            self.ftp.stream.writer.write(f"{command}\r\n".encode())
+        code, text = await self._reply()
+        self.answered |= code != "421"  # how a server takes its leave
+        if any(all(a in (b, "x") for a, b in zip(pattern, code, strict=False)) for pattern in expected):
+            return code, text
+        kind = _Missing if command and code == "550" else _Refused
+        raise kind(f"the server said {code} {text}")
+
+    async def _reply(self) -> tuple[str, str]:
+        """One reply (RFC 959, section 4.2): `213 text`, or `213-text` and further lines up to `213 text`."""
+        first = line = await self._line()
+        while line[:3] != first[:3] or line[3:4] == "-":
+            line = await self._line()
+        return line[:3], line[4:].strip()
+
+    async def _line(self) -> str:
+        line = await self.ftp.stream.reader.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError
+        return line.decode(errors="replace").rstrip("\r\n")
 
     async def size(self, path: str) -> int:
         code, text = await self.ask(f"SIZE {path}", "213", "500", "502")
@@ -236,7 +250,8 @@ class _Client:
         if code[:2] == "50":
             self._passive = "PASV"
             code, text = await self.ask(self._passive, "227")
-        port = (self.ftp.parse_pasv_response if code == "227" else self.ftp.parse_epsv_response)(text)[1]
+        parse = self.ftp.parse_pasv_response if code == "227" else self.ftp.parse_epsv_response
+        port = parse(text)[1]
         control = self.ftp.stream.writer
         # To the peer of the control connection: the address in a PASV reply is wrong behind NAT, and may be forged.
         reader, writer = await asyncio.open_connection(control.get_extra_info("peername")[0], port)
@@ -261,7 +276,11 @@ class _Unusable(Exception):
     """The server kept to the protocol, and still its answer is worth nothing."""
 
 
-class _Missing(_Unusable):
+class _Refused(_Unusable):
+    """It says no."""
+
+
+class _Missing(_Refused):
     """It has no such file, or does not give it to us (FTP does not tell these apart)."""
 
 

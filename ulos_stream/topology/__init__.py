@@ -8,6 +8,7 @@ commands do: `places` names what belongs to a node and how it should be, `declar
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 
 import aiormq
@@ -23,6 +24,7 @@ REACH_S = 5.0
 """Seconds within which the broker's port must answer."""
 
 
+@functools.lru_cache
 def exchange(name: str) -> RabbitExchange:
     """An exchange that exists already, looked up passively on first use.
 

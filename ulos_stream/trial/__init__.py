@@ -124,20 +124,21 @@ class Trial:
         await asyncio.to_thread(_place, sample, kept, limits)
         self.observed.begin()
         try:
-            before = await asyncio.to_thread(archive.files_of, kept, limits)
+            before, _ = await asyncio.to_thread(_look, kept, limits)
             done = await self.pipeline.run(task, Origin(str(uuid.uuid4()), body), _untold)
         except FaultBudgetSpent as spent:
             raise Fault(str(spent.__cause__)) from spent
         except Crash as crash:
             kept.unlink(missing_ok=True)
             return Outcome("crash", crash.code, str(crash), self.observed.took_s, self.observed.peak_bytes)
-        told, detail = await asyncio.to_thread(_report, kept, limits)
+        after, content = await asyncio.to_thread(_look, kept, limits)
+        told, detail = _report(content)
         return Outcome(
             "pass" if done.verdict is Verdict.PASS else "fail",
             detail=detail,
             took_s=self.observed.took_s,
             peak_bytes=self.observed.peak_bytes,
-            changes=_compare(before, await asyncio.to_thread(archive.files_of, kept, limits)),
+            changes=_compare(before, after),
             report=told,
             result=kept,
         )
@@ -158,7 +159,8 @@ def _place(sample: Path, kept: Path, limits: archive.Limits) -> None:
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if sample.is_dir():
-            archive.pack(sample, kept, {}, limits)
+            with kept.open("w+b") as file:
+                archive.pack(sample, file, {}, limits)
         else:
             shutil.copyfile(sample, kept)
     except ArchiveRejected as rejected:
@@ -175,9 +177,14 @@ def _compare(before: dict[str, str], after: dict[str, str]) -> Changes:
     )
 
 
-def _report(result: Path, limits: archive.Limits) -> tuple[Report | None, str]:
-    """The report in a result, if there is one; else what is wrong with it."""
-    content = archive.read_member(result, REPORT, limits, MOST_REPORT_BYTES)
+def _look(kept: Path, limits: archive.Limits) -> tuple[dict[str, str], bytes | None]:
+    """The files of an archive, and the report among them."""
+    with kept.open("rb") as file, archive.opened(file, limits) as artifact:
+        return artifact.files(), artifact.read(REPORT, MOST_REPORT_BYTES)
+
+
+def _report(content: bytes | None) -> tuple[Report | None, str]:
+    """The report that a run has left, if there is one; else what is wrong with it."""
     if content is None:
         return None, ""
     try:
