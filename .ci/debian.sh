@@ -10,12 +10,10 @@ docker image inspect "$tag" >/dev/null 2>&1 && exit 0
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Codename: bookworm' 2>/dev/null | head -1)
-mirror=${mirror:-http://deb.debian.org/debian}
-debootstrap --variant=minbase --include=ca-certificates bookworm "$directory" "$mirror" \
+debootstrap --variant=minbase --include=ca-certificates bookworm "$directory" ${mirror:+"$mirror"} \
     >"/tmp/$tag.log" 2>&1 || { tail -5 "/tmp/$tag.log"; exit 1; }
 rm -rf "$directory"/var/cache/apt/archives/*.deb "$directory"/var/lib/apt/lists/* "$directory"/dev/*
 for kept in /etc/apt/apt.conf.d /etc/ssl/certs/ca-certificates.crt /usr/etc/npmrc /etc/pip.conf; do
     [ ! -e $kept ] || cp -RL --parents $kept "$directory"
 done
-echo "deb $mirror bookworm main" >"$directory/etc/apt/sources.list"
 tar -C "$directory" -c . | docker import - "$tag" >/dev/null
