@@ -896,6 +896,24 @@ def test_a_broken_disk_is_no_fault_of_the_archive(space: Path) -> None:
             list(blocks(artifact.bundle, artifact.members[0]))
 
 
+def test_what_would_hardly_shrink_is_stored_and_the_rest_is_deflated(space: Path) -> None:
+    noise = random.Random(1).randbytes(MIB)
+    tree: Tree = {
+        "noise": noise,
+        "prose": prose(MIB),
+        "noise then prose": noise[: MIB // 4] + prose(MIB),
+        "little": noise[:99],
+    }
+    files = planted(space / "files", tree)
+
+    with packed(files) as result:
+        stored = {info.filename for info in result.infolist() if info.compress_type == zipfile.ZIP_STORED}
+        content = {name: result.read(name) for name in result.namelist()}
+
+    assert stored == {"noise"}
+    assert content == tree
+
+
 def test_no_descriptor_is_left_open(space: Path) -> None:
     files = planted(space / "files", {f"{n}/{n}": b"" for n in range(20)})
     before = len(os.listdir("/proc/self/fd"))
