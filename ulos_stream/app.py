@@ -105,11 +105,9 @@ def create_app(settings: Settings) -> FastStream:
         },
         log,
     )
-    http = (
-        None
-        if metrics is None
-        else _open_http(settings, metrics, readiness, executors, admission, lambda: _document(app))
-    )
+    http = None
+    if metrics is not None:
+        http = _open_http(settings, metrics, readiness, executors, admission, lambda: _document(app))
     looking: list[asyncio.Task[None]] = []
     connecting = topology.Connecting(settings.broker.host, settings.broker.port, settings.node.virtual_host)
 

@@ -40,7 +40,7 @@ class Workspace:
 
     def __init__(self, parent: Path) -> None:
         self._parent = parent
-        self._is_apart = False
+        self._in_memory = False
         self.files = parent / secrets.token_hex(8)
         """The unpacked work; not there before `empty`."""
         self.artifact = self._file()
@@ -67,7 +67,7 @@ class Workspace:
     def is_light(self) -> bool:
         """Whether packing or removing it takes a moment; what cannot be looked at is not light."""
         try:
-            return (self._is_apart or not is_enclosed(self.files)) and archive.is_light(self.files)
+            return (self._in_memory or not is_enclosed(self.files)) and archive.is_light(self.files)
         except FileNotFoundError:
             return True
         except OSError:
@@ -77,7 +77,7 @@ class Workspace:
         """Have `files` in another directory of the node, from the next `empty` on."""
         self._remove_files()
         self.files = parent / self.files.name
-        self._is_apart = True  # and so nothing is ever mounted there
+        self._in_memory = True  # and so nothing is ever mounted there
 
     def remove(self) -> None:
         """Remove all of it, and whatever is mounted there."""
@@ -86,7 +86,7 @@ class Workspace:
         self._remove_files()
 
     def _remove_files(self) -> None:
-        if not self._is_apart and is_enclosed(self.files):
+        if not self._in_memory and is_enclosed(self.files):
             withdraw(self.files)
             release(self.files)
         archive.remove_tree(self.files)
