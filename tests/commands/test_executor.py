@@ -196,7 +196,7 @@ async def test_the_report_is_shown_where_it_matters(tmp_path: Path) -> None:
         {"name": "travel", "status": "warning", "message": "Long.", "file": None, "line": None},
         {"name": "syntax", "status": "passed", "message": "", "file": None, "line": None},
     ]
-    folder = an_executor(tmp_path, PROCESS, run="cp -r . results.new; mv results.new results; exit 1")
+    folder = an_executor(tmp_path, PROCESS, run="mkdir results; cp report.json results; exit 1")
     sample = folder / "samples" / "fail-x"
     sample.mkdir(parents=True)
     (sample / "report.json").write_text(json.dumps({"executor": "check", "verdict": "FAIL", "checks": checks}))
