@@ -8,11 +8,13 @@ import enum
 import hashlib
 import json
 import math
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticSerializationError
 
 from ulos_stream.errors import Crash, MalformedMessage
 
@@ -25,6 +27,9 @@ NEVER_TRAVELS = frozenset({"logMessage", "mqId"})
 """Fields of a received task that a Scala node may have added for itself."""
 
 
+_UNPLAIN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
 class Verdict(enum.StrEnum):
     """What an executor says of the work. Both are normal ends of a stage."""
 
@@ -33,7 +38,7 @@ class Verdict(enum.StrEnum):
 
 
 def _plain(text: str) -> str:
-    if any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 or 0xD800 <= ord(char) < 0xE000 for char in text):
+    if _UNPLAIN.search(text):
         raise ValueError("holds a control or surrogate character")
     return text
 
@@ -87,11 +92,10 @@ class Wire(BaseModel):
 
     def encode(self) -> bytes:
         """The JSON of this message in UTF-8; escaped to ASCII where a text has no UTF-8 form."""
-        fields = self.model_dump(by_alias=True, exclude_unset=True)
         try:
-            return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
-        except UnicodeEncodeError:
-            return json.dumps(fields, separators=(",", ":")).encode()
+            return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        except PydanticSerializationError:
+            return json.dumps(self.model_dump(by_alias=True, exclude_unset=True), separators=(",", ":")).encode()
 
 
 class RoutingDecision(Wire):
