@@ -7,6 +7,7 @@
 
 import asyncio
 import functools
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -158,6 +159,7 @@ def create_app(settings: Settings) -> FastStream:
         log.waiting(reason)
 
     async def say_ready() -> None:
+        _collect_seldom()
         log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
         readiness.start()
         looking.append(asyncio.create_task(say_unavailable()))
@@ -198,6 +200,15 @@ def create_app(settings: Settings) -> FastStream:
         after_shutdown=[close],
     )
     return app
+
+
+def _collect_seldom() -> None:
+    """Have Python look for cycles of garbage a thirtieth as often, and never among what has been imported.
+
+    A stage makes some thousand objects and hardly a cycle. To look at all of them every 700 took a tenth of the time.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _sweep(directory: NodeDirectory, executors: Registry, log: Log) -> None:
