@@ -41,6 +41,7 @@ class Workspace:
     def __init__(self, parent: Path) -> None:
         self._parent = parent
         self._in_memory = False
+        self._was_light: bool | None = None
         self.files = parent / secrets.token_hex(8)
         """The unpacked work; not there before `empty`."""
         self.artifact = self._file()
@@ -54,6 +55,7 @@ class Workspace:
 
     def empty(self) -> None:
         """Make `files` anew, and `output` and `result` empty, for another attempt."""
+        self._was_light = None
         for file in (self.output, self.result):
             file.seek(0)
             file.truncate()
@@ -65,7 +67,15 @@ class Workspace:
 
     @property
     def is_light(self) -> bool:
-        """Whether packing or removing it takes a moment; what cannot be looked at is not light."""
+        """Whether packing or removing it takes a moment; what cannot be looked at is not light.
+
+        Asked first when the run has ended: from then on nobody changes it before the next `empty`.
+        """
+        if self._was_light is None:
+            self._was_light = self._looks_light()
+        return self._was_light
+
+    def _looks_light(self) -> bool:
         try:
             return (self._in_memory or not is_enclosed(self.files)) and archive.is_light(self.files)
         except FileNotFoundError:
