@@ -7,6 +7,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import socket
 import stat
 import tempfile
@@ -903,6 +904,7 @@ def test_what_would_hardly_shrink_is_stored_and_the_rest_is_deflated(space: Path
         "prose": prose(MIB),
         "noise then prose": noise[: MIB // 4] + prose(MIB),
         "little": noise[:99],
+        "hardly anything": b"line\n" * 20,
     }
     files = planted(space / "files", tree)
 
@@ -910,8 +912,88 @@ def test_what_would_hardly_shrink_is_stored_and_the_rest_is_deflated(space: Path
         stored = {info.filename for info in result.infolist() if info.compress_type == zipfile.ZIP_STORED}
         content = {name: result.read(name) for name in result.namelist()}
 
-    assert stored == {"noise"}
+    assert stored == {"noise", "little", "hardly anything"}
     assert content == tree
+
+
+CAME: dict[str, bytes | None] = {
+    "a.txt": prose(10_000),
+    "b/c.txt": prose(9_000),
+    "noise": random.Random(2).randbytes(MIB),
+}
+
+
+@contextmanager
+def extracted(space: Path) -> Iterator[tuple[Path, str, Callable[[], tuple[zipfile.ZipFile, str]]]]:
+    """What came, as nobody here would pack it: stored, every file of it. Its directory, fingerprint, and packing it."""
+    with zipfile.ZipFile(space / "in.zip", "w") as bundle:
+        for name, content in CAME.items():
+            bundle.writestr(name, content or b"")
+    (space / "files").mkdir()
+    with opened(space / "in.zip", Limits()) as artifact, (space / "out.zip").open("w+b") as result:
+
+        def pack() -> tuple[zipfile.ZipFile, str]:
+            told: list[str] = []
+
+            def journal(fingerprint: str) -> bytes:
+                told.append(fingerprint)
+                return b"{}"
+
+            the_archive.pack(space / "files", result, {}, Limits(), extracted=artifact.extracted, journal=journal)
+            return zipfile.ZipFile(space / "out.zip"), told[0]
+
+        yield space / "files", artifact.unpack(space / "files"), pack
+
+
+def test_what_nobody_touched_leaves_as_it_came(space: Path) -> None:
+    with extracted(space) as (_, came, pack):
+        result, left = pack()
+
+    with result:
+        assert result.testzip() is None
+        assert {name: result.read(name) for name in result.namelist()} == {**CAME, ".ulos/journal.json": b"{}"}
+        assert {info.compress_type for info in result.infolist()} == {zipfile.ZIP_STORED}
+    assert left == came
+    with opened(space / "out.zip", Limits()) as artifact:
+        assert artifact.fingerprint() == came
+
+
+def same_size_and_times(path: Path) -> None:
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # until the kernel's clock has ticked
+        with path.open("r+b") as file:
+            file.write(b"PROSE")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def another_in_its_place(path: Path) -> None:
+    path.with_name("new").write_bytes(path.read_bytes().upper())
+    shutil.copystat(path, path.with_name("new"))
+    path.with_name("new").rename(path)
+
+
+def a_bit_more(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b".")
+
+
+TOUCHES = [same_size_and_times, another_in_its_place, a_bit_more, lambda path: path.chmod(0o755)]
+
+
+@pytest.mark.parametrize("touch", TOUCHES)
+def test_what_was_touched_is_packed_anew(space: Path, touch: Callable[[Path], None]) -> None:
+    with extracted(space) as (files, came, pack):
+        touch(files / "b/c.txt")
+        wanted = listing(files)
+        result, left = pack()
+
+    with result:
+        assert {name: result.read(name) for name in result.namelist()} == wanted | {".ulos/journal.json": b"{}"}
+        deflated = {info.filename for info in result.infolist() if info.compress_type == zipfile.ZIP_DEFLATED}
+        assert deflated == {"b/c.txt"}
+    assert left != came
+    with opened(space / "out.zip", Limits()) as artifact:
+        assert artifact.fingerprint() == left
 
 
 def test_no_descriptor_is_left_open(space: Path) -> None:

@@ -221,7 +221,15 @@ class Pipeline:
                     space.ran_s = time.monotonic() - begun
                     output.close(_ending(verdict, job, space.ran_s))
                     sign = partial(self._sign, known, origin, tree.routing_key, job, verdict, given)
-                    pack = partial(archive.pack, space.files, space.result, extra, self.limits, journal=sign)
+                    pack = partial(
+                        archive.pack,
+                        space.files,
+                        space.result,
+                        extra,
+                        self.limits,
+                        extracted=artifact.extracted,
+                        journal=sign,
+                    )
                     with self.watch.step("pack"):
                         await _do(pack, inline=space.is_light)
                     return verdict

@@ -7,6 +7,7 @@ moved: what `pack` writes, `unpack` accepts on every node with the same limits.
     rules.py        what an artifact may be, and what a stage sees of it; pure
     unpacking.py    a zip becomes a directory
     packing.py      a directory becomes a zip
+    carrying.py     what nobody has touched goes from zip to zip as it is
     fingerprint.py  what a stage sees of an artifact, as one hash
     transfer.py     content moved block by block
     tree.py         directories entered without following a link

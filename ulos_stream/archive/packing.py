@@ -16,6 +16,7 @@ from typing import IO, BinaryIO, cast
 from urllib.parse import quote
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+from ulos_stream.archive.carrying import Extracted, carry, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, folded, shown, skipped
 from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
@@ -23,8 +24,12 @@ from ulos_stream.archive.tree import DIRECTORY, beneath, closing
 from ulos_stream.errors import ArchiveRejected
 
 _EARLIEST_S, _LATEST_S = 315_532_800, 4_354_819_198  # 1980-01-01 and 2107-12-31 23:59:58, all that a zip can say
+LEAST_DEFLATED_BYTES = 512
+"""What is smaller is stored: to set a compressor up takes longer than all the rest, and saves a few bytes."""
 LEAST_DENSE_BYTES = 4 * BLOCK_BYTES
 """What is smaller is deflated soon enough."""
+PROBE_BYTES = 8 * 1024
+"""How much of a file is looked at, twice: deflate's window is four times that, and hardly finds more in it."""
 DENSE = 0.97
 """To which part of itself content shrinks, at least, that is stored as it is."""
 _SOURCE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -38,6 +43,7 @@ def pack(
     limits: Limits,
     stop: threading.Event | None = None,
     *,
+    extracted: Mapping[str, Extracted] | None = None,
     journal: Callable[[str], bytes] | None = None,
 ) -> None:
     """Write what a directory holds at the root of a new zip, sorted by name.
@@ -53,6 +59,8 @@ def pack(
             name, file or directory, in upper or lower case.
         limits: They hold for the result as for any archive.
         stop: Ends the work when set.
+        extracted: How the directory came to be: `Artifact.extracted`, its archive still open. Files that nobody has
+            touched since are taken from there.
         journal: Called once everything else is in, with the `Fingerprint` of it; returns the content of the
             journal. Without it there is none.
 
@@ -75,13 +83,16 @@ def pack(
         parents = {os.path.dirname(member.name) for member in members}
         for member in sorted(members, key=lambda member: member.name):
             check()
-            if not member.directory:
+            if known := _untouched(member, extracted or {}):
+                carry(known, _entry(member), bundle)
+                fingerprint.lines[member.name] = known.line
+            elif not member.directory:
                 with _open(root, member) as source:
                     _add(bundle, member, source, limits, fingerprint, check)
             elif member.name not in parents:
                 bundle.writestr(_entry(member), b"")
         if journal:
-            bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_DEFLATED)
+            bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_STORED)
     if archive.seek(0, os.SEEK_END) > limits.zip_mib * MIB:
         raise ArchiveRejected(f"the result: its zip is larger than {limits.zip_mib} MiB")
 
@@ -118,7 +129,14 @@ def _walk(root: int, taken: set[str], check: Check) -> Generator[Member, None, N
 
 def _found(name: str, status: os.stat_result) -> Member:
     directory = stat.S_ISDIR(status.st_mode)
-    return Member(name, directory, 0 if directory else status.st_size, bool(status.st_mode & 0o111), status.st_mtime)
+    size, executable = 0 if directory else status.st_size, bool(status.st_mode & 0o111)
+    return Member(name, directory, size, executable, status.st_mtime, stamp=stamp(status))
+
+
+def _untouched(member: Member, extracted: Mapping[str, Extracted]) -> Extracted | None:
+    """What a file of the tree was extracted from, if it is still just that."""
+    known = extracted.get(member.name)
+    return known if known is not None and known.stamp == member.stamp else None
 
 
 def _entry(member: Member) -> ZipInfo:
@@ -151,12 +169,17 @@ def _add(
     bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, fingerprint: Fingerprint, check: Check
 ) -> None:
     entry = _entry(member)
-    deflates = not _is_dense(source, member.size) and _may_deflate(source, member.size, limits.ratio, check)
-    entry.compress_type = ZIP_DEFLATED if deflates else ZIP_STORED
+    if _deflates(source, member.size, limits.ratio, check):
+        entry.compress_type = ZIP_DEFLATED
     source.seek(0)
     with bundle.open(entry, "w") as sink:
         content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
         copy(content, sink, member, "the result", check)
+
+
+def _deflates(source: IO[bytes], size: int, ratio: int, check: Check) -> bool:
+    """Whether a file is deflated, and not stored as it is."""
+    return size >= LEAST_DEFLATED_BYTES and not _is_dense(source, size) and _may_deflate(source, size, ratio, check)
 
 
 def _is_dense(source: IO[bytes], size: int) -> bool:
@@ -168,7 +191,7 @@ def _is_dense(source: IO[bytes], size: int) -> bool:
         return False
     for start in (0, size // 2):
         source.seek(start)
-        block = source.read(BLOCK_BYTES)
+        block = source.read(PROBE_BYTES)
         if len(zlib.compress(block, 1)) < DENSE * len(block):
             return False
     return True
@@ -179,6 +202,8 @@ def _may_deflate(source: IO[bytes], size: int, ratio: int, check: Check) -> bool
 
     Most files show after a few blocks that they do.
     """
+    if size <= MIB:
+        return True
     source.seek(0)
     squeeze = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     deflated = 0

@@ -65,6 +65,8 @@ class Member:
     """Seconds since 1970. A zip holds a wall clock without a zone: read and written as UTC on every node."""
     source: ZipInfo | BinaryIO | None = None
     """Where its content is; None for what lies in the tree itself."""
+    stamp: tuple[int, ...] = ()
+    """Of a file in a tree: tells whether it was touched."""
 
 
 def admitted(members: Iterable[Member], limits: Limits, whose: str) -> list[Member]:

@@ -6,12 +6,13 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
+from ulos_stream.archive.carrying import Extracted, Stamp, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, contents, shown
 from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
@@ -32,6 +33,8 @@ class Artifact:
     members: Sequence[Member]
     """All of them: those too that `skipped` names."""
     limits: Limits
+    extracted: dict[str, Extracted] = field(default_factory=dict)
+    """What the last `unpack` has extracted, by name: `pack` takes from it what is untouched."""
 
     @property
     def is_light(self) -> bool:
@@ -97,6 +100,7 @@ class Artifact:
         """
         check = watch("unpacking", self.limits, stop)
         fingerprint = Fingerprint()
+        self.extracted.clear()
         with closing(os.open(directory, DIRECTORY)) as root:
             for member in contents(self.members):
                 check()
@@ -104,7 +108,11 @@ class Artifact:
                 with beneath(root, member.name if member.directory else parent, create=True) as folder:
                     if not member.directory:
                         content = fingerprint.reading(member, blocks(self.bundle, member))
-                        _write(folder, base, member, content, check)
+                        written = _write(folder, base, member, content, check)
+                        line = fingerprint.lines[member.name]
+                        self.extracted[member.name] = Extracted(
+                            written, self.bundle, cast(ZipInfo, member.source), line
+                        )
         return fingerprint.hexdigest()
 
 
@@ -218,13 +226,14 @@ def _unfit(info: ZipInfo, kind: int, limits: Limits) -> Iterator[str]:
         yield f"is more than {limits.ratio} times larger than in the zip"
 
 
-def _write(folder: int, base: str, member: Member, content: Iterable[bytes], check: Check) -> None:
+def _write(folder: int, base: str, member: Member, content: Iterable[bytes], check: Check) -> Stamp:
     with open(base, "wb", opener=lambda name, _: os.open(name, _TARGET, 0o600, dir_fd=folder)) as file:
         copy(content, file, member, "the archive", check)
         file.flush()
         os.fchmod(file.fileno(), 0o755 if member.executable else 0o644)
         if member.modified is not None:
             os.utime(file.fileno(), (member.modified, member.modified))
+        return stamp(os.fstat(file.fileno()))
 
 
 @contextmanager
