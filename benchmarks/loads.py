@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-from benchmarks.contestants import MODULES
+from benchmarks.contestants import FIXED, MODULES
 from benchmarks.stage import AT_ONCE
 
 MIB = 1024 * 1024
-UNTRACED = tuple(name for name in MODULES if name != "ulos-traced")
+BESIDE = tuple(name for name in MODULES if name == "ulos" or not name.startswith("ulos-"))
+"""Our node as it is, and the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,10 @@ class Load:
     """Each is the success branch of the one before, and all are consumed from the same queue."""
     delay_s: float = 0
     """How long the simulated execution takes."""
+    executors: tuple[str, ...] = ("testing",)
+    """Of the stages of a task, in turn."""
+    guests: int = 0
+    """So many of the tasks, the last of all that are sent at once, are another owner's."""
     at_once: int | None = None
     """Stages at once; None is what suits each contestant best."""
     nodes: int = 1
@@ -29,7 +34,7 @@ class Load:
     """Tasks sent afterwards one at a time, each when the one before is done."""
     warm_up: int = 2 * AT_ONCE
     """Enough that every connection of a pool is open."""
-    contestants: tuple[str, ...] = UNTRACED
+    contestants: tuple[str, ...] = BESIDE
 
     @property
     def parts(self) -> tuple[int, int, int, int]:
@@ -50,7 +55,7 @@ class Load:
 LOADS = {
     load.name: load
     for load in (
-        Load(name="small", title="22 bytes", tasks=1_000, alone=200, contestants=tuple(MODULES)),
+        Load(name="small", title="22 bytes", tasks=1_000, alone=200, contestants=(*BESIDE, "ulos-traced")),
         Load(name="1-mib", title="1 MiB", tasks=100, size_bytes=MIB, warm_up=16),
         Load(name="50-mib", title="50 MiB", tasks=10, size_bytes=50 * MIB, warm_up=0),
         Load(name="chain", title="five stages, 22 bytes", tasks=200, stages=5),
@@ -65,5 +70,30 @@ LOADS = {
         ),
         Load(name="two-nodes", title="two nodes, 22 bytes", tasks=1_000, nodes=2, warm_up=128),
         Load(name="four-nodes", title="four nodes, 22 bytes", tasks=1_000, nodes=4, warm_up=256),
+        Load(name="light", title="limit on light work: 22 bytes", tasks=1_000, contestants=(*FIXED, "ulos")),
+        Load(
+            name="heavy",
+            title="limit on heavy work: 50 ms of processor time",
+            tasks=100,
+            executors=("burn",),
+            contestants=(*FIXED, "ulos"),
+        ),
+        Load(
+            name="mixed",
+            title="limit on both, one stage after the other",
+            tasks=100,
+            stages=2,
+            executors=("testing", "burn"),
+            delay_s=0.02,
+            contestants=(*FIXED, "ulos"),
+        ),
+        Load(
+            name="owners",
+            title="500 tasks of one owner, and 5 of another behind them",
+            tasks=505,
+            guests=5,
+            at_once=512,
+            contestants=("ulos", "ulos-one-owner"),
+        ),
     )
 }

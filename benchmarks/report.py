@@ -17,13 +17,14 @@ FIGURES = {
     "first_task_s": "first task s",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
+    "guests_p95_ms": "p95 of the 5, ms",
 }
 """The columns of each load's table."""
 
 
 def line(result: Result) -> str:
     """One trial, for whoever is waiting."""
-    figures = (f"{title} {number(result[key])}" for key, title in FIGURES.items() if result[key] is not None)
+    figures = (f"{title} {number(result[key])}" for key, title in FIGURES.items() if result.get(key) is not None)
     return f"{result['load']:10} round {result['round']} {result['contestant']:15} {', '.join(figures)}"
 
 

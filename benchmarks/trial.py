@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -34,18 +35,22 @@ STALLED_S = 120
 POLL_S = 0.005
 
 
+EXECUTORS = Path(__file__).parent / "executors"
+"""What our node runs beside its mocks."""
+
+
 def stage_keys(load: Load) -> list[str]:
-    """The routing keys of a load's stages; our node has a mock for each that begins so."""
-    return [f"testing-{number}" for number in range(load.stages)]
+    """The routing keys of a load's stages; our node has an executor for each that begins so."""
+    return [f"{load.executors[number % len(load.executors)]}-{number}" for number in range(load.stages)]
 
 
-def a_task(number: int, load: Load) -> Task:
+def a_task(number: int, load: Load, owner: str) -> Task:
     """One task: its tree is a chain of the load's stages that ends in the queue that we listen to."""
     tree: dict[str, Any] = {"exchange": EXCHANGE, "routingKey": DONE_KEY}
     for key in reversed(stage_keys(load)):
         tree = {"exchange": EXCHANGE, "routingKey": key, "successRoutingDecision": tree}
     path = f"/{EXCHANGE}/{number}.zip"
-    return {"taskId": str(number), "taskOwnerId": "owner", "filePath": path, "timeout": 600, "routingTree": tree}
+    return {"taskId": str(number), "taskOwnerId": owner, "filePath": path, "timeout": 600, "routingTree": tree}
 
 
 @dataclass
@@ -125,6 +130,8 @@ class Trial:
     queues: Queues
     processes: list[Process] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
+    ended_at: dict[str, float] = field(default_factory=dict)
+    """On the clock of `time.perf_counter`."""
 
     async def work(self, messages: Sequence[Message]) -> None:
         """Send these tasks, and return when every one of them has ended and all its events are there.
@@ -161,6 +168,7 @@ class Trial:
             try:
                 async with asyncio.timeout(1):
                     self.ended.append(await self.queues.ended.get())
+                self.ended_at[self.ended[-1]] = time.perf_counter()
                 silent_s = 0
             except TimeoutError:
                 silent_s += 1
@@ -219,7 +227,9 @@ async def measure(
         Wrong: It did not do its work.
         WorkerFailed: It did not come to an end.
     """
-    messages = (contestant.encode(a_task(number, load)) for number in range(load.total))
+    last = range(load.total - load.alone - load.guests, load.total - load.alone)
+    owners = ("guest" if number in last and not contestant.one_owner else "owner" for number in range(load.total))
+    messages = (contestant.encode(a_task(number, load, owner)) for number, owner in enumerate(owners))
     first, warm, many, alone = (list(islice(messages, count)) for count in load.parts)
     folder = storage.root / EXCHANGE
     artifacts.place(folder, load.total)
@@ -238,6 +248,7 @@ async def measure(
 
                 cpu_s, started = _cpu_s(trial), time.perf_counter()
                 await trial.work(many)
+                last_s = [trial.ended_at[name] - started for name in trial.ended[-load.tasks :] if int(name) in last]
                 took_s, cpu_s = time.perf_counter() - started, _cpu_s(trial) - cpu_s
 
                 latencies_ms = [1000 * await trial.latency_s(message) for message in alone]
@@ -259,6 +270,7 @@ async def measure(
         "first_task_s": first_task_s,
         "p50_ms": percentiles[49] if percentiles else None,
         "p99_ms": percentiles[98] if percentiles else None,
+        "guests_p95_ms": 1000 * statistics.quantiles(last_s, n=20, method="inclusive")[-1] if last_s else None,
     }
 
 
@@ -280,6 +292,9 @@ async def _environment(
         MESSAGE_BROKER_CRASH_EXCHANGE=EXCHANGE,
         MESSAGE_BROKER_CRASH_ROUTING_KEY=BOUND[CRASHES],
     )
+    environment |= contestant.environment
+    if set(load.executors) != {"testing"}:
+        environment["ULOS_EXECUTORS_PATH"] = str(EXECUTORS)
     if load.delay_s:
         environment["ULOS_MOCK_DELAY_S"] = str(load.delay_s)
     if not contestant.traced:

@@ -31,7 +31,10 @@ def artifacts(tmp_path: Path) -> Artifacts:
     return made
 
 
-@pytest.mark.parametrize(("name", "load"), [("ulos", "chain"), ("ulos-traced", "small"), ("aiormq", "chain")])
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [("ulos", "chain"), ("ulos-traced", "small"), ("aiormq", "chain"), ("ulos-4", "mixed"), ("ulos", "owners")],
+)
 async def test_a_contestant_is_measured(
     broker: Broker, vsftpd_server: FtpServer, artifacts: Artifacts, name: str, load: str
 ) -> None:
@@ -40,6 +43,7 @@ async def test_a_contestant_is_measured(
     figures = await measure(find(name), quick, broker, vsftpd_server, artifacts)
 
     expected = {"stages_per_s", "peak_rss_mb", "first_task_s"} | ({"p50_ms", "p99_ms"} if quick.alone else set())
+    expected |= {"guests_p95_ms"} if quick.guests else set()
     assert {key for key, figure in figures.items() if figure} - {"cpu_s_per_1000"} == expected
     assert list(vsftpd_server.root.iterdir()) == []
 
@@ -131,6 +135,20 @@ def test_each_row_of_the_goals_says_what_it_is_and_how_it_ended() -> None:
     assert [ends[kind, cpu] for kind in ("must", "goal")] == ["met", "missed"]
     assert [ends[kind, p50] for kind in ("must", "goal")] == ["missed", "missed"]
     assert ends["must", "one at a time, p99"] == "not measured"
+
+
+def test_the_limit_that_moves_is_judged_by_the_load_on_which_it_stays_behind_most() -> None:
+    ours, best, others = 95, 100, 50
+    trials_of = {
+        load: [*trials(load, "ulos", ours), *trials(load, "ulos-4", best), *trials(load, "ulos-32", others)]
+        for load in ("light", "heavy")
+    }
+    mixed = [*trials("mixed", "ulos", 90), *trials("mixed", "ulos-32", 120)]
+
+    behind = next(goal for goal in GOALS if "adaptive" in goal.measure)
+
+    assert behind.figure(Results([*trials_of["light"], *trials_of["heavy"], *mixed])) == pytest.approx(25)
+    assert behind.figure(Results([*trials_of["light"], *mixed])) is None
 
 
 def test_a_table_has_the_fastest_first_and_no_column_that_nobody_filled() -> None:

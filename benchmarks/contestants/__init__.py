@@ -19,13 +19,21 @@ class Contestant:
     consumers: int = 1
     """How many of its processes consume the queue."""
     events: tuple[str, ...] = EVENTS
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside the fifteen variables, for our node: settings that are compared with its own choice."""
+    one_owner: bool = False
+    """Whether all tasks are the same owner's, whatever the load says."""
     traced: bool = False
     """Whether it exports traces and serves metrics."""
 
 
+FIXED = {"ulos-1": 1, "ulos-4": 4, "ulos-32": 32}
+"""Our node with so many stages at once, whatever the machine feels."""
 TITLES = {
     "ulos": "ulos-stream",
     "ulos-traced": "ulos-stream, traced",
+    **{name: f"ulos-stream, always {at_once} at once" for name, at_once in FIXED.items()},
+    "ulos-one-owner": "ulos-stream, all tasks one owner's",
     "celery-prefork": "Celery, prefork",
     "celery-threads": "Celery, threads",
     "dramatiq": "Dramatiq",
@@ -35,6 +43,8 @@ TITLES = {
 MODULES = {
     "ulos": "node",
     "ulos-traced": "node",
+    **dict.fromkeys(FIXED, "node"),
+    "ulos-one-owner": "node",
     "celery-prefork": "with_celery",
     "celery-threads": "with_celery",
     "dramatiq": "with_dramatiq",

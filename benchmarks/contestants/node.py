@@ -4,7 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.contestants import Contestant
+from benchmarks.contestants import FIXED, Contestant
 from benchmarks.stage import EVENTS, plain
 
 
@@ -14,4 +14,12 @@ def _command(at_once: int | None) -> list[str]:
 
 
 NODE = Contestant(command=_command, encode=plain, events=(*EVENTS, "acknowledged"))
-CONTESTANTS = {"ulos": NODE, "ulos-traced": replace(NODE, traced=True)}
+CONTESTANTS = {
+    "ulos": NODE,
+    "ulos-traced": replace(NODE, traced=True),
+    "ulos-one-owner": replace(NODE, one_owner=True),
+    **{
+        name: replace(NODE, environment={"ULOS_ADAPTIVE": "false", "MESSAGE_BROKER_PREFETCH_COUNT": str(at_once)})
+        for name, at_once in FIXED.items()
+    },
+}
