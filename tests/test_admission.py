@@ -147,6 +147,18 @@ async def test_nothing_begins_as_long_as_something_hinders_it(monkeypatch: pytes
         assert (before, some.begun) == ([], ["a"])
 
 
+async def test_stages_of_an_executor_that_is_held_back_wait_and_the_others_pass_them() -> None:
+    async with stages(most=4) as some:
+        await some.ask("runs", key="container")
+        with some.admission.held_back("container"), some.admission.held_back("container"):
+            await some.ask("waits", key="container")
+            await some.ask("passes", key="inline")
+            before = list(some.begun)
+        await settle()
+
+        assert (before, some.begun) == (["runs", "passes"], ["runs", "passes", "waits"])
+
+
 async def test_without_memory_one_stage_runs_at_a_time() -> None:
     async with stages(most=4, free=lambda: 0.01) as some:
         await some.ask("a")

@@ -12,8 +12,8 @@ import asyncio
 import math
 import os
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class Admission:
         """The weight that runs."""
         self._running: Counter[str] = Counter()
         self._owners: Counter[str] = Counter()
+        self._held_back: Counter[str] = Counter()
         self._waiting: dict[str, deque[Ticket]] = {}
         self._looking: asyncio.Task[None] | None = None
         self._usual_s = self._idle_s = 0.0
@@ -111,6 +112,16 @@ class Admission:
             yield
         finally:
             self._leave(ticket)
+
+    @contextmanager
+    def held_back(self, key: str) -> Iterator[None]:
+        """Within it no stage of the executor `key` begins: one that runs has met a fault that the others would meet."""
+        self._held_back[key] += 1
+        try:
+            yield
+        finally:
+            self._held_back[key] -= 1
+            self._admit()
 
     def observe(self, overhead_s: float) -> None:
         """Take note of what a stage took beside its run, in seconds, and move the limit."""
@@ -153,7 +164,7 @@ class Admission:
             if self.most_per_owner is not None and self._owners[owner] >= self.most_per_owner:
                 continue
             for ticket in tickets:
-                if ticket.admitted.cancelled():  # it is about to leave
+                if ticket.admitted.cancelled() or self._held_back[ticket.key]:  # cancelled: it is about to leave
                     continue
                 if ticket.share.most is None or self._running[ticket.key] < ticket.share.most:
                     # The next one waits for room, and nobody overtakes it: heavy stages would never have it.

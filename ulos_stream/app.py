@@ -90,6 +90,7 @@ def create_app(settings: Settings) -> FastStream:
         watch=watch,
         memory=memory,
         observe=admission.observe,
+        hold_back=admission.held_back,
         leases=BrokerLeases(
             access_to(settings.broker, settings.node), lambda device: log.info("device in use", device=device)
         ),

@@ -11,6 +11,7 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
@@ -22,6 +23,7 @@ from ulos_stream.errors import (
     ArtifactChanged,
     Crash,
     DeviceFault,
+    EngineFault,
     Fault,
     FaultBudgetSpent,
     NodeFault,
@@ -75,6 +77,8 @@ class Pipeline:
     needs of the system to make and remove files costs a tenth there. Never for programs, which may fill it."""
     observe: Callable[[float], None] = lambda overhead_s: None
     """Told what each stage that reached its end took beside its run, in seconds."""
+    hold_back: Callable[[str], AbstractContextManager[object]] = lambda key: contextlib.nullcontext()
+    """Entered while the engine under an executor, named by the key it claims, is in trouble: see `_persistently`."""
     leases: Leases = field(default_factory=LocalLeases)
     """On the devices that executors need."""
     delivery_timeout_s: float = 1_800
@@ -131,7 +135,7 @@ class Pipeline:
             async with self._device(device, max(LEAST_LEASE_WAIT_S, latest - time.monotonic())):
                 return await self._process(task, origin, executor, known, artifact, space)
 
-        verdict = await self._retry(attempt)
+        verdict = await self._persistently(attempt, task.routing_tree.routing_key)
         report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
         with self.watch.step("upload"):
@@ -258,6 +262,25 @@ class Pipeline:
                 at=journal.now(),
             )
         )
+
+    async def _persistently(self, attempt: Callable[[], Awaitable[Verdict]], routing_key: str) -> Verdict:
+        """Attempt a run until the engine does its part. Meanwhile no other of this executor begins: it would only wait
+        too, and spend its budget.
+        """
+        is_held_back = False
+        with contextlib.ExitStack() as trouble:
+
+            async def once_more() -> Verdict:
+                nonlocal is_held_back
+                try:
+                    return await attempt()
+                except EngineFault:
+                    if not is_held_back:
+                        is_held_back = True
+                        trouble.enter_context(self.hold_back(self.executors.name_of(routing_key)))
+                    raise
+
+            return await self._retry(once_more)
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
         def report(fault: Fault, wait_s: float) -> None:

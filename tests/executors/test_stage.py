@@ -1,11 +1,13 @@
 """A container's stage as the pipeline carries it out: faults, cancellation, and what is left of its directory."""
 
 import asyncio
+import contextlib
 import json
 import re
 import subprocess
 import uuid
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ class Bench:
         self.node = f"node-{uuid.uuid4()}"
         self.work, self.artifact = folder / "work", folder / "a.zip"
         self.faults: list[Fault] = []
+        self.held_back: list[str] = []
         self.work.mkdir()
         (folder / "executors" / "check").mkdir(parents=True)
         descriptor = f'kind = "container"\nrouting_key = "check"\nimage = "{IMAGE}"\n'
@@ -53,6 +56,7 @@ class Bench:
             journal_key=b"a key",
             fault_budget_s=20,
             report_fault=lambda fault, _: self.faults.append(fault),
+            hold_back=self._hold_back,
         )
 
     def start(self) -> "asyncio.Task[Done]":
@@ -67,6 +71,12 @@ class Bench:
         """Wait until the run has left a file of that name."""
         while not list(self.work.glob(f"*/*/{name}")):
             await asyncio.sleep(0.05)
+
+    @contextlib.contextmanager
+    def _hold_back(self, key: str) -> Iterator[None]:
+        self.held_back.append(key)
+        yield
+        self.held_back.append(f"end of {key}")
 
     @staticmethod
     def _report(event: Event, text: str, verdict: Verdict | None = None) -> None: ...
@@ -110,6 +120,7 @@ async def test_a_stage_whose_container_is_killed_starts_again_from_the_artifact(
     await bench.registry.aclose()
     assert done.verdict is Verdict.PASS
     assert [type(fault) for fault in bench.faults] == [EngineFault]
+    assert bench.held_back == ["check", "end of check"]
     with zipfile.ZipFile(bench.artifact) as result:
         assert sorted(result.namelist()) == [".ulos/journal.json", "job.sh", "output__check.txt", "second"]
         assert printed(result) == ["job.sh"]
