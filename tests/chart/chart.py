@@ -34,19 +34,19 @@ def helm() -> str | None:
     return shutil.which("helm")
 
 
-class Refusal(Exception):  # noqa: N818 (it is no error of ours)
+class Refusal(Exception):
     """What Helm says when values are refused."""
 
 
 def run(command: str, values: Values, *options: str) -> str:
-    """Run `helm template` or `helm lint` on the chart.
+    """Run `helm template`, `helm lint` or `helm install` on the chart.
 
     Raises:
         Refusal: Helm ends otherwise than with 0.
     """
     program = helm()
     assert program is not None
-    release = ["lab"] if command == "template" else []
+    release = [] if command == "lint" else ["lab"]
     done = subprocess.run(
         [program, command, *release, str(CHART), "--namespace", NAMESPACE, "--values", "-", *options],
         input=json.dumps(values),
@@ -98,7 +98,9 @@ def look(manifests: list[Manifest], where: str) -> Any:
     """
     kind, *steps = where.split()
     kind, _, name = kind.partition("/")
-    found: Any = next((one for one in manifests if one["kind"] == kind and one["metadata"]["name"].endswith(name)), None)
+    found: Any = next(
+        (one for one in manifests if one["kind"] == kind and one["metadata"]["name"].endswith(name)), None
+    )
     for step in steps:
         if isinstance(found, list):
             named = (item for item in found if isinstance(item, dict) and item.get("name") == step)

@@ -17,7 +17,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (nested("broker.managementUrl", "http://u:p@mq"), "at '/broker/managementUrl'"),
     ({"pools": None}, "pools: name at least one pool and its queue"),
     (nested("broker.host", ""), "broker.host: name the RabbitMQ server"),
-    (nested("storage.host", ""), "storage.host: name the FTP server"),
+    (nested("storage.host", ""), "storage.host: name the server"),
+    (nested("storage.url", "sftp:///work"), "storage.sftp.knownHosts.configMap: name the ConfigMap"),
     (nested("broker.existingSecret", ""), "broker: name the Secret with its credentials"),
     (nested("storage.existingSecret", ""), "storage: name the Secret with its credentials"),
     (nested("pools.main.queue", ""), "pools.main.queue: name the queue that this pool consumes"),
@@ -26,7 +27,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "pools.main.prefetch is 0, so nobody knows how much one node takes, and nothing can scale",
     ),
     (
-        {**nested("broker.managementUrl", "http://mq"), **nested("pools.main", {"scaling": {"kind": "keda"}, "prefetch": 0})},
+        {
+            **nested("broker.managementUrl", "http://mq"),
+            **nested("pools.main", {"scaling": {"kind": "keda"}, "prefetch": 0}),
+        },
         "pools.main.prefetch is 0",
     ),
     (nested("pools.main.scaling", {"min": 5, "max": 4}), "pools.main.scaling: min (5) is more than max (4)"),

@@ -49,11 +49,13 @@
 {{- with $root.Values.storage }}
 - name: ULOS_STORAGE_URL
   value: {{ .url | quote }}
-{{- if hasPrefix "ftp" .url }}
+{{- if regexMatch "^s?ftp" .url }}
 - name: REMOTE_STORAGE_HOST
-  value: {{ required "storage.host: name the FTP server" .host | quote }}
+  value: {{ required "storage.host: name the server" .host | quote }}
 - name: REMOTE_STORAGE_PORT
   value: {{ .port | quote }}
+{{- end }}
+{{- if include "ulos-stream.hasCredentials" (list $root "storage") }}
 - name: REMOTE_STORAGE_USERNAME
   valueFrom:
     secretKeyRef:
@@ -68,6 +70,14 @@
 {{- if or .ca.secret .ca.configMap }}
 - name: ULOS_STORAGE_CA_FILE
   value: /etc/ulos/storage-ca/{{ .ca.key }}
+{{- end }}
+{{- if .sftp.knownHosts.configMap }}
+- name: ULOS_STORAGE_KNOWN_HOSTS
+  value: /etc/ulos/known-hosts/{{ .sftp.knownHosts.key }}
+{{- end }}
+{{- if .sftp.privateKey.secret }}
+- name: ULOS_STORAGE_PRIVATE_KEY_FILE
+  value: /etc/ulos/private-key/{{ .sftp.privateKey.key }}
 {{- end }}
 {{- end }}
 {{- with $root.Values.journal }}

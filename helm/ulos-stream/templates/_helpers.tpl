@@ -46,6 +46,13 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- default (printf "%s-%s" (include "ulos-stream.fullname" $root) (index . 1)) (index $root.Values (index . 1)).existingSecret }}
 {{- end }}
 
+{{- /* Whether nodes need credentials for `broker` or `storage`: not in a folder, nor where a cloud's role lets them into a bucket. */}}
+{{- define "ulos-stream.hasCredentials" -}}
+{{- $root := index . 0 }}
+{{- $own := index $root.Values (index . 1) }}
+{{- if or (eq (index . 1) "broker") (regexMatch "^s?ftp" $root.Values.storage.url) (and (hasPrefix "s3:" $root.Values.storage.url) (or $own.existingSecret $own.username)) }}true{{ end }}
+{{- end }}
+
 {{- /* The name of the ConfigMap of an executor that the values hold. Takes the root, the pool's and the executor's name. */}}
 {{- define "ulos-stream.executorName" -}}
 {{- printf "%s-%s-%s" (include "ulos-stream.fullname" (index . 0)) (index . 1) (index . 2) | trunc 63 | trimSuffix "-" }}

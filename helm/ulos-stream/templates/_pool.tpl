@@ -40,6 +40,9 @@ Takes the root and the pool's name.
 {{- fail (printf "%s: taskTimeoutSeconds %d + faultBudgetSeconds %d is more than broker.deliveryTimeoutSeconds %d, after which RabbitMQ takes the message away from a node at work: raise its consumer_timeout and that value, or lower the others" $at $timeout (int $pool.faultBudgetSeconds) (int $root.Values.broker.deliveryTimeoutSeconds)) }}
 {{- end }}
 
+{{- if and (hasPrefix "sftp:" $root.Values.storage.url) (not $root.Values.storage.sftp.knownHosts.configMap) }}
+{{- fail "storage.sftp.knownHosts.configMap: name the ConfigMap with the server's host key (ssh-keyscan writes it); an unknown server is not trusted" }}
+{{- end }}
 {{- if eq $pool.engine.kind "none" }}
 {{- $containers := $root.Files.Get "containers.txt" | splitList "\n" }}
 {{- range $key := $pool.executors.require }}

@@ -15,6 +15,14 @@ list, so that no volume is without its mount. Takes the root, the pool's name an
   at: /etc/ulos/{{ $which }}
 {{- end }}
 {{- end }}
+{{- with $root.Values.storage.sftp.knownHosts.configMap }}
+- volume: {name: known-hosts, configMap: {name: {{ . }}}}
+  at: /etc/ulos/known-hosts
+{{- end }}
+{{- with $root.Values.storage.sftp.privateKey.secret }}
+- volume: {name: private-key, secret: {secretName: {{ . }}, defaultMode: 0440}}
+  at: /etc/ulos/private-key
+{{- end }}
 {{- if eq $pool.engine.kind "remote" }}
 - volume: {name: engine, secret: {secretName: {{ $pool.engine.remote.tlsSecret }}}}
   at: /etc/ulos/engine
