@@ -3,6 +3,7 @@
 import base64
 import json
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -116,15 +117,30 @@ def environment(manifests: list[Manifest], pool: str, mounted_at: Path) -> dict[
     """The environment of a pool's node, as the kubelet would give it; what is mounted is below a directory of ours."""
     pod = look(manifests, f"Deployment/-{pool} spec template spec")
     node = pod["containers"][0]
-    mounts = sorted((mount["mountPath"] for mount in node["volumeMounts"]), key=len, reverse=True)
+    mounts = [mount["mountPath"] for mount in node["volumeMounts"]]
     found = {}
     for variable in node["env"]:
         value = variable.get("value")
         if value is None:
             value = _value_from(manifests, variable["valueFrom"])
-        mount = next((mount for mount in mounts if value == mount or value.startswith(f"{mount}/")), None)
-        found[variable["name"]] = str(mounted_at) + value if mount else value
+        above_or_below = re.match("/.", value) and any(
+            f"{mount}/".startswith(f"{value}/") or value.startswith(f"{mount}/") for mount in mounts
+        )
+        found[variable["name"]] = f"{mounted_at}{value}" if above_or_below else value
     return found
+
+
+def mount(manifests: list[Manifest], mounted_at: Path) -> None:
+    """Make the directories that the only pod mounts, below one of ours, with the files of the chart's ConfigMaps."""
+    pod = look(manifests, "Deployment spec template spec")
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    for each in pod["containers"][0]["volumeMounts"]:
+        directory = mounted_at / each["mountPath"][1:]
+        directory.mkdir(parents=True)
+        source = volumes[each["name"]].get("configMap", {})
+        for name, text in (look(manifests, f"ConfigMap/{source['name']} data") if source else {}).items():
+            (directory / name).write_text(text)
+            (directory / name).chmod(source["defaultMode"])
 
 
 def _value_from(manifests: list[Manifest], source: dict[str, Any]) -> str:
