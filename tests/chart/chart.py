@@ -2,7 +2,7 @@
 
 import base64
 import json
-import platform
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 CHART = Path(__file__).parents[2] / "helm" / "ulos-stream"
@@ -27,12 +28,15 @@ BASE: Values = {
 """Values as few as an installation can do with."""
 
 
-def helm() -> str | None:
-    """The one that `make test-chart` has fetched, else the machine's."""
-    fetched = CHART.parents[1] / ".tools" / "helm"
-    if fetched.exists() and platform.system() == "Linux" and platform.machine() == "x86_64":
-        return str(fetched)
-    return shutil.which("helm")
+def tool(name: str) -> str:
+    """What `make test-chart` has fetched under `.tools`, else the machine's own; skips without, and fails in CI."""
+    fetched = CHART.parents[1] / ".tools" / name
+    program = str(fetched) if fetched.exists() else shutil.which(fetched.name)
+    if program is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(
+            f"no {fetched.name}; `make test-chart` gets it"
+        )
+    return program
 
 
 class Refusal(Exception):
@@ -45,11 +49,9 @@ def run(command: str, values: Values, *options: str) -> str:
     Raises:
         Refusal: Helm ends otherwise than with 0.
     """
-    program = helm()
-    assert program is not None
     release = [] if command == "lint" else ["lab"]
     done = subprocess.run(
-        [program, command, *release, str(CHART), "--namespace", NAMESPACE, "--values", "-", *options],
+        [tool("helm"), command, *release, str(CHART), "--namespace", NAMESPACE, "--values", "-", *options],
         input=json.dumps(values),
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from chart import CHART
+from chart import CHART, render
 from test_readme import rows
 
 from ulos_stream import __version__, shipped
@@ -84,6 +84,15 @@ def test_the_readme_has_every_value_with_its_comment() -> None:
     table = "| value | default | meaning |\n|---|---|---|\n" + "".join(lines)
 
     rewrite(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+def test_the_values_of_its_example_are_all_that_an_installation_needs() -> None:
+    _, _, rest = (CHART / "README.md").read_text().partition("`lab.yaml`")
+    example = [line for line in rest[: rest.index("Then,")].splitlines() if line.startswith("    ")]
+
+    kinds = {one["kind"] for one in render(yaml.load("\n".join(example), yaml.CSafeLoader))}
+
+    assert {"Deployment", "PodDisruptionBudget", "NetworkPolicy"} <= kinds
 
 
 def test_every_value_has_a_comment() -> None:

@@ -192,7 +192,7 @@ def test_only_pools_with_jobs_have_a_token_and_only_they_bring_rights() -> None:
         pods = [look([one], "Deployment spec template spec") for one in deployments(manifests)]
         tokens = [pod["automountServiceAccountToken"] for pod in pods]
         roles = [one for one in manifests if one["kind"] == "Role"]
-        assert any(tokens) == bool(roles) == (name in ("jobs", "everything"))
+        assert any(tokens) == bool(roles) == (name in ("jobs", "topology", "everything"))
         assert not any("*" in rule["verbs"] or "secrets" in rule["resources"] for one in roles for rule in one["rules"])
 
 

@@ -50,6 +50,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "pools.main: cypress-grammar is a container, and this pool has no engine to run it on",
     ),
     (
+        nested("pools.main.binds", [{"exchange": "x", "routingKey": "python-tests"}]),
+        "pools.main: python-tests is a container, and this pool has no engine to run it on",
+    ),
+    (
         nested("pools.main.executors.inline.own", {"executor.toml": DESCRIPTOR.format(kind="container", stop_s=0)}),
         "pools.main: own is a container, and this pool has no engine to run it on",
     ),

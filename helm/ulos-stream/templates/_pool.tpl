@@ -45,7 +45,17 @@ Takes the root and the pool's name.
 {{- end }}
 {{- if eq $pool.engine.kind "none" }}
 {{- $containers := $root.Files.Get "containers.txt" | splitList "\n" }}
-{{- range $key := $pool.executors.require }}
+{{- $keys := $pool.executors.require }}
+{{- range $pool.binds }}
+{{- $keys = append $keys .routingKey }}
+{{- end }}
+{{- range $executor, $files := $pool.executors.inline }}
+{{- if eq (get (index $files "executor.toml" | fromToml) "kind" | toString) "container" }}
+{{- $containers = append $containers $executor }}
+{{- $keys = append $keys $executor }}
+{{- end }}
+{{- end }}
+{{- range $key := $keys }}
 {{- if has $key $containers }}
 {{- fail (printf "%s: %s is a container, and this pool has no engine to run it on: set engine.kind to remote or jobs" $at $key) }}
 {{- end }}
@@ -55,9 +65,6 @@ Takes the root and the pool's name.
 {{- $descriptor := index $files "executor.toml" | default "" | fromToml }}
 {{- if $descriptor.Error }}
 {{- fail (printf "%s.executors.inline.%s: its executor.toml is no TOML: %s" $at $executor $descriptor.Error) }}
-{{- end }}
-{{- if and (eq ($descriptor.kind | default "") "container") (eq $pool.engine.kind "none") }}
-{{- fail (printf "%s: %s is a container, and this pool has no engine to run it on: set engine.kind to remote or jobs" $at $executor) }}
 {{- end }}
 {{- if gt (float64 ($descriptor.stop_s | default 0)) (float64 $pool.stopSeconds) }}
 {{- fail (printf "%s.stopSeconds is %d, but the machine of %s gets %v seconds to come to rest (stop_s): set it to that" $at (int $pool.stopSeconds) $executor $descriptor.stop_s) }}
