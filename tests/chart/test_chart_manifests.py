@@ -247,5 +247,5 @@ def test_alerts_and_dashboard_reach_their_operators_unchanged() -> None:
 def test_the_notes_end_with_the_next_command() -> None:
     said = run("install", merged(BASE, nested("pools.main.queue", "q")), "--dry-run=client")
 
-    assert "main consumes q, 2 nodes, 4 stages each at most." in said
+    assert "main: queue q; nodes: 2; stages at once on each: up to 4" in said
     assert said.rstrip().endswith("kubectl --namespace lab exec deploy/lab-ulos-stream-main -- ulos doctor")
