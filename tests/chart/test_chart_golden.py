@@ -141,6 +141,15 @@ def test_the_chart_knows_which_shipped_executors_are_containers() -> None:
     rewrite(CHART / "containers.txt", "".join(f"{key}\n" for key in keys))
 
 
+def test_the_values_name_the_executors_that_pod_security_restricted_refuses() -> None:
+    descriptors = (tomllib.loads(file.read_text()) for file in sorted(shipped("executors").glob("*/executor.toml")))
+    roots = [one["routing_key"] for one in descriptors if one.get("sandbox", {}).get("user") == "0:0"]
+
+    (comment,) = (leaf.comment for leaf in leaves() if leaf.path == "poolDefaults.engine.jobs.podSecurity")
+
+    assert comment.endswith(f": {', '.join(roots)}.")
+
+
 def test_the_chart_has_the_version_of_the_node() -> None:
     chart = yaml.load((CHART / "Chart.yaml").read_text(), yaml.CSafeLoader)
 
