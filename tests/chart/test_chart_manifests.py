@@ -196,6 +196,25 @@ def test_only_pools_with_jobs_have_a_token_and_only_they_bring_rights() -> None:
         assert not any("*" in rule["verbs"] or "secrets" in rule["resources"] for one in roles for rule in one["rules"])
 
 
+def test_the_rights_are_those_that_running_jobs_takes_and_no_more() -> None:
+    rules = look(rendered("jobs"), "Role rules")
+
+    assert {(rule["apiGroups"][0], rule["resources"][0]): set(rule["verbs"]) for rule in rules} == {
+        ("batch", "jobs"): {"create", "get", "list", "delete"},
+        ("", "pods"): {"list", "watch"},
+        ("", "pods/log"): {"get"},
+        ("", "pods/exec"): {"get", "create"},
+        ("", "events"): {"list"},
+        ("networking.k8s.io", "networkpolicies"): {"list"},
+    }
+
+
+def test_every_object_says_to_which_release_it_belongs(manifests: list[Manifest]) -> None:
+    labels = [one["metadata"].get("labels", {}) for one in manifests if one["metadata"]["name"] != "lab-extra"]
+
+    assert {label.get("app.kubernetes.io/instance") for label in labels} == {"lab"}
+
+
 def test_the_topology_is_the_one_that_ulos_topology_apply_declares() -> None:
     values = read(CHART / "ci" / "topology-values.yaml")
     expected: list[Wanted] = []
@@ -215,7 +234,7 @@ def test_the_topology_is_the_one_that_ulos_topology_apply_declares() -> None:
             declared.append(WantedExchange(spec["name"], spec["type"], lenient=spec["type"] == "direct"))
         elif one["kind"] == "Queue":
             declared.append(WantedQueue(spec["name"], {"x-queue-type": spec["type"], **spec["arguments"]}))
-        elif one["kind"] == "Binding":
+        elif one["kind"] == "Binding" and spec["destinationType"] == "queue":
             declared.append(WantedBinding(spec["destination"], spec["source"], spec["routingKey"]))
 
     def shown(things: list[Wanted]) -> set[str]:

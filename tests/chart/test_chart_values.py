@@ -30,6 +30,7 @@ TRIGGER = "ScaledObject spec triggers 0"
 KEDA = {**nested("broker.managementUrl", "http://mq:15672"), **nested("pools.main.scaling.kind", "keda")}
 HPA = nested("pools.main.scaling.kind", "hpa")
 REMOTE = nested("poolDefaults.engine", {"kind": "remote", "remote": {"host": "tcp://f", "tlsSecret": "s"}})
+NOT_REMOTE = merged(REMOTE, nested("poolDefaults.engine.kind", "none"))
 JOBS = nested("pools.main.engine.kind", "jobs")
 TRYING = nested("broker", {"existingSecret": "", "username": "u", "password": "p"})
 TRYING_STORAGE = nested("storage", {"existingSecret": "", "username": "u", "password": "p"})
@@ -254,13 +255,16 @@ ROWS: Sequence[Row] = [
         "remote",
         env("DOCKER_TLS_VERIFY"),
         "1",
-        merged(REMOTE, nested("poolDefaults.engine.kind", "none")),
+        NOT_REMOTE,
     ),
     *pools("engine.remote.host", "tcp://e:99", env("DOCKER_HOST"), "tcp://e:99", REMOTE),
     *pools("engine.remote.host", "tcp://e:99", f"{POLICY} egress 3 ports 0 port", 99, REMOTE),
     *pools("engine.remote.tlsSecret", "t", f"{POD} volumes engine secret secretName", "t", REMOTE),
     *pools("engine.jobs.namespace", "apart", env("ULOS_KUBERNETES_NAMESPACE"), "apart", JOBS),
     *pools("engine.jobs.namespace", "apart", "NetworkPolicy/-jobs metadata namespace", "apart", JOBS),
+    *pools("engine.kind", "remote", env("DOCKER_CERT_PATH"), "/etc/ulos/engine", NOT_REMOTE),
+    *pools("engine.kind", "remote", f"{NODE} volumeMounts engine mountPath", "/etc/ulos/engine", NOT_REMOTE),
+    *pools("engine.kind", "jobs", f"{POLICY} egress 3 ports 1 port", 6443),
     *pools("engine.jobs.registry", "r/c", env("ULOS_KUBERNETES_REGISTRY"), "r/c", JOBS),
     *pools("engine.jobs.podSecurity", "baseline", env("ULOS_KUBERNETES_POD_SECURITY"), "baseline", JOBS),
     *pools("engine.jobs.userNamespaces", True, env("ULOS_KUBERNETES_USER_NAMESPACES"), "true", JOBS),
