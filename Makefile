@@ -3,13 +3,14 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+TOOLS := .tools
 WORKERS ?= 4
 SEED ?= 1
 ROUNDS ?= 3
 RESULTS ?= faults.jsonl
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test test-images check docs faults faults-long bench lock
+.PHONY: help install services demo test test-chart test-images check docs faults faults-long bench lock
 
 help:  ## Show this.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -24,7 +25,10 @@ demo: services install  ## Show it all working: sample tasks on real parts, expe
 
 test: services install  ## Run the test suite on real services.
 	@.ci/services.sh docs
-	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal --ignore tests/images
+	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal --ignore tests/images --ignore tests/chart
+
+test-chart: services install $(TOOLS)/helm $(TOOLS)/checkov/.installed  ## Render the Helm chart in many ways, and check all of it.
+	@$(VENV)/bin/pytest -n $(WORKERS) --dist worksteal tests/chart
 
 test-images: services install  ## Build every image of executors/, and send every sample through a node.
 	@.ci/services.sh images
@@ -51,13 +55,15 @@ check: install  ## Check style and types.
 docs: install  ## Write asyncapi/asyncapi.yaml and its page, asyncapi/site/index.html.
 	@$(VENV)/bin/python -m ulos_stream.docs asyncapi
 
-lock: install  ## Resolve both requirements.lock anew from pyproject.toml; the one of `make bench` agrees with the other.
+lock: install  ## Resolve every requirements.lock anew; the one of `make bench` agrees with the node's.
 	$(VENV)/bin/pip install --quiet uv
 	$(VENV)/bin/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet --upgrade --output-file requirements.lock
 	$(VENV)/bin/uv pip compile pyproject.toml --extra bench --constraint requirements.lock --universal \
 		--python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--quiet --upgrade --output-file benchmarks/requirements.lock
+	$(VENV)/bin/uv pip compile tests/chart/requirements.in --universal --python-version 3.11 --generate-hashes --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links --quiet --upgrade --output-file tests/chart/requirements.lock
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and there is none on the PATH"; exit 1; }
@@ -65,4 +71,16 @@ $(INSTALLED): pyproject.toml requirements.lock
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Tools for the chart's tests. Neither touches .venv.
+$(TOOLS)/helm: tests/chart/helm.lock tests/chart/unpack_helm.py | $(INSTALLED)
+	@mkdir -p $(TOOLS)
+	@$(VENV)/bin/pip download --quiet --disable-pip-version-check --no-deps --require-hashes -r $< -d $(TOOLS)/wheels
+	@$(VENV)/bin/python tests/chart/unpack_helm.py $(TOOLS)/wheels/aws_cdk_*.whl $@
+	@rm -r $(TOOLS)/wheels
+
+$(TOOLS)/checkov/.installed: tests/chart/requirements.lock | $(INSTALLED)
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@

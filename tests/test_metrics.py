@@ -20,9 +20,9 @@ from world import LIMIT_S, World, a_tree, a_world
 
 from ulos_stream.lab import Broker
 
-HELM = Path(__file__).parent.parent / "helm"
-DASHBOARD = HELM / "dashboards" / "ulos-stream.json"
-ALERTS = HELM / "alerts" / "ulos-stream.yaml"
+CHART = Path(__file__).parent.parent / "helm" / "ulos-stream"
+DASHBOARD = CHART / "dashboards" / "ulos-stream.json"
+ALERTS = CHART / "alerts" / "ulos-stream.yaml"
 EXPRESSIONS = [
     *(target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]),
     *re.findall(r"expr: (?:\|\n)?(.+?)\n +(?:for|labels):", ALERTS.read_text(), re.DOTALL),
