@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ulos_stream.archive import Limits
 from ulos_stream.errors import ConfigurationError
+from ulos_stream.executors.pod import Kubernetes
 from ulos_stream.topology.connection import Access
 
 Section = TypeVar("Section", bound=BaseSettings)
@@ -152,8 +153,13 @@ class Node(BaseSettings):
     """Routing keys, separated by `,`, whose executors must be available before anything is consumed."""
     mock_delay_s: Annotated[float, Field(ge=0)] = 0
     """Seconds that the mock executors wait; ULOS waits 5."""
+    engine: Literal["docker", "kubernetes"] = "docker"
+    """What runs container executors: a container engine with Docker's API, or Jobs of a Kubernetes cluster
+    (experimental, needs the extra `kubernetes`). The descriptors are the same."""
     docker_host: str | None = None
     """Address of the container engine; `DOCKER_HOST` or the usual sockets by default."""
+    kubernetes: Kubernetes = Kubernetes()
+    """`ULOS_KUBERNETES_*`: how container executors run as Jobs."""
     journal_key: Annotated[SecretStr, Field(min_length=16)] | None = None
     """Secret of at least 16 characters, the same on all nodes, that signs the record of done stages in each artifact;
     derived from the broker's and the storage's passwords by default."""
