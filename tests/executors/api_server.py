@@ -1,7 +1,7 @@
 """A stand-in for a Kubernetes cluster: an API server, and a kubelet whose containers are Docker's.
 
-It is strict where a real one is: requests carry a token over TLS, may do what the Role allows and nothing else, and what
-is created fits the schemas of Kubernetes 1.37. Pods that break Pod Security are not made. Everything else goes
+It is strict where a real one is: requests carry a token over TLS, may do what the Role allows and nothing else, and
+what is created fits the schemas of Kubernetes 1.37. Pods that break Pod Security are not made. Everything else goes
 well unless a test says otherwise: `meddle`, `evict`, `lose`, `schedulable`, `shows`.
 """
 
@@ -15,11 +15,10 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import kubernetes_validate
 import trustme
-import yaml
 from aiohttp import WSMsgType, web
 
 TOKEN = "a-service-account"
@@ -68,6 +67,8 @@ class ApiServer:
         self.schedulable.set()
         self.waiting: dict[str, str] | None = None
         """Why the run's container does not start: `reason` and `message`."""
+        self.cut: set[str] = set()
+        """`in` or `out`: the next transfer that way breaks off in the middle."""
         self.meddle: Callable[[web.Request], web.Response | None] = lambda _: None
         """Asked before each request; may answer in place of the server, or `hang_up`."""
         self.kubeconfig = directory / "kubeconfig"
@@ -79,6 +80,7 @@ class ApiServer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._port = 0
+        self._images: dict[str, tuple[int, str]] = {}
         self._label = f"ulos-test.cluster={uuid.uuid4()}"
 
     async def __aenter__(self) -> "ApiServer":
@@ -92,7 +94,7 @@ class ApiServer:
         cluster = {"name": "c", "cluster": {"server": server, "certificate-authority": str(self._directory / "ca.pem")}}
         context = {"name": "x", "context": {"cluster": "c", "user": "node", "namespace": "course"}}
         config = {"clusters": [cluster], "users": [user], "contexts": [context], "current-context": "x"}
-        self.kubeconfig.write_text(yaml.safe_dump(config))
+        self.kubeconfig.write_text(json.dumps(config))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,7 +123,7 @@ class ApiServer:
                 web.post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", self._review),
             ]
         )
-        self._runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls, reuse_address=True)
         await site.start()
@@ -133,7 +135,7 @@ class ApiServer:
             await self._runner.cleanup()
 
     async def shows(self, look: "Callable[[ApiServer], object]") -> None:
-        """Wait until a pod or a Job has changed so that `look` finds something."""
+        """Wait until something has changed, or been asked, so that `look` finds something."""
         async with self._changed:
             await self._changed.wait_for(lambda: look(self))
 
@@ -158,6 +160,8 @@ class ApiServer:
             return failure(401, "Unauthorized")
         verb, group, resource = _wish(request)
         self.requests.append(f"{verb} {resource}")
+        async with self._changed:
+            self._changed.notify_all()
         verbs = {"get", "create"} if resource == "pods/exec" else {verb}
         if not verbs <= self.role.get((group, resource), set()):
             return failure(403, f'{resource} is forbidden: User "node" cannot {verb} resource "{resource}"')
@@ -267,9 +271,7 @@ class ApiServer:
                 await response.write(data)
                 left -= len(data)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                reading.kill()
-            await reading.wait()
+            reading._transport.close()  # type: ignore[attr-defined]  # kills it, and forgets what it prints
         return response
 
     async def _exec(self, request: web.Request) -> web.WebSocketResponse:
@@ -280,11 +282,15 @@ class ApiServer:
         running = await asyncio.create_subprocess_exec(
             "docker", "exec", "-i", container, *command, stdin=pipe, stdout=pipe, stderr=pipe
         )
-        assert running.stdin and running.stdout and running.stderr
+        assert running.stdin is not None
+        assert running.stdout is not None
+        assert running.stderr is not None
 
         async def send(channel: int, stream: asyncio.StreamReader) -> None:
             while data := await stream.read(32 * 1024):
                 await socket.send_bytes(bytes([channel]) + data)
+                if channel == 1:
+                    self._break_off("out", request)
 
         async def take(stdin: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
@@ -293,6 +299,7 @@ class ApiServer:
                         break
                     stdin.write(message.data[1:])
                     await stdin.drain()
+                    self._break_off("in", request)
             stdin.close()
 
         taking = asyncio.create_task(take(running.stdin))
@@ -306,11 +313,14 @@ class ApiServer:
             await socket.send_bytes(b"\x03" + json.dumps({"metadata": {}} | ended).encode())
         finally:
             taking.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                running.kill()
-            await running.wait()
+            running._transport.close()  # type: ignore[attr-defined]  # kills it, and forgets what it prints
         await socket.close()
         return socket
+
+    def _break_off(self, way: str, request: web.Request) -> None:
+        if way in self.cut:
+            self.cut.remove(way)
+            hang_up(request)
 
     def _container(self, request: web.Request) -> str:
         run = next(run for run in self.runs.values() if run.pod["metadata"]["name"] == request.match_info["name"])
@@ -335,7 +345,9 @@ class ApiServer:
     async def _run(self, run: Run, spec: dict[str, Any], told: list[dict[str, Any]]) -> int:
         """One container, from its image to its end; returns its exit code."""
         name, image = spec["name"], spec["image"]
-        known, digest = await docker("image", "inspect", "--format", "{{.Id}}", image)
+        if image not in self._images:
+            self._images[image] = await docker("image", "inspect", "--format", "{{.Id}}", image)
+        known, digest = self._images[image]
         about: dict[str, Any] = {"name": name, "image": image, "ready": False, "restartCount": 0, "state": {}}
         about["imageID"] = f"{image}@{digest.strip()}"
         told.append(about)
@@ -348,20 +360,18 @@ class ApiServer:
             about["state"] = {"waiting": waiting}
             await self._tell("MODIFIED", run)
             await asyncio.Event().wait()
-        code, said = await docker("create", "--label", self._label, *_flags(run, spec))
-        assert code == 0, said
-        container = run.containers[name] = said.split()[-1]
-        begun = {"startedAt": "2026-01-01T00:00:00Z"}
-        code, said = await docker("start", container)
+        code, said = await docker("run", "--detach", "--label", self._label, *_flags(run, spec))
         if code:
             about["state"] = {"terminated": {"exitCode": 128, "reason": "StartError", "message": said.strip()}}
             await self._tell("MODIFIED", run)
             return 128
-        about["state"] = {"running": begun}
+        container = run.containers[name] = said.split()[-1]
+        about["state"] = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
         await self._tell("MODIFIED", run)
         code = int((await docker("wait", container))[1])
-        killed = (await docker("inspect", "--format", "{{.State.OOMKilled}}", container))[1].strip() == "true"
-        reason = "OOMKilled" if killed else "Error" if code else "Completed"
+        reason = "Error" if code else "Completed"
+        if code == 137 and "true" in (await docker("inspect", "--format", "{{.State.OOMKilled}}", container))[1]:
+            reason = "OOMKilled"
         about["state"] = {"terminated": {"exitCode": code, "reason": reason}}
         await self._tell("MODIFIED", run)
         return code
@@ -391,14 +401,15 @@ async def cluster(directory: Path, **options: Any) -> AsyncIterator[ApiServer]:
 def hang_up(request: web.Request) -> web.Response:
     """Break the connection instead of an answer."""
     assert request.transport is not None
-    cast(asyncio.Transport, request.transport).abort()
+    request.transport.abort()
     return web.Response()
 
 
 def failure(code: int, message: str) -> web.Response:
     """How the API server says no (meta/v1, Status)."""
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message}
-    return web.json_response(status, status=code)
+    headers = {"Content-Type": "application/json"}  # just this, without a charset
+    return web.Response(body=json.dumps(status), status=code, headers=headers)
 
 
 def listed(version: str, kind: str, items: list[dict[str, Any]]) -> web.Response:
@@ -409,7 +420,10 @@ async def docker(*arguments: str) -> tuple[int, str]:
     """The exit code of a `docker` command, and what it prints."""
     pipe, both = asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT
     running = await asyncio.create_subprocess_exec("docker", *arguments, stdout=pipe, stderr=both)
-    printed = (await running.communicate())[0]
+    try:
+        printed = (await running.communicate())[0]
+    finally:
+        running._transport.close()  # type: ignore[attr-defined]  # also if it is not waited for any more
     return running.returncode or 0, printed.decode()
 
 

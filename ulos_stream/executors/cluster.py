@@ -117,6 +117,7 @@ class Cluster:
 
         That the cluster's network plugin enforces policies cannot be seen from here.
         """
+        await self._open()
         from lightkube.resources.networking_v1 import NetworkPolicy
 
         async def look(client: "AsyncClient") -> bool:
@@ -286,6 +287,7 @@ class Cluster:
 
     async def sweep_nodes(self, abandoned: Callable[[str], bool]) -> None:
         """Remove the Jobs of nodes that are `abandoned`: told a node's name, it says so."""
+        await self._open()
         from lightkube.resources.batch_v1 import Job
 
         async def find(client: "AsyncClient") -> list[str]:
@@ -307,6 +309,7 @@ class Cluster:
     async def _open(self) -> "AsyncClient":
         async with self._opening:
             if self._client is None:
+                _see_that_the_extra_is_here()
                 with self._translating():
                     async with asyncio.timeout(self._call_s):
                         await self._connect()
@@ -314,16 +317,12 @@ class Cluster:
             return self._client
 
     async def _connect(self) -> None:
-        try:
-            import httpx2
-            from lightkube import AsyncClient, KubeConfig
-            from lightkube.config import client_adapter
-            from lightkube.config.models import User
-            from lightkube.core.exceptions import ConfigError
-        except ImportError as missing:
-            raise ExecutorUnavailable(
-                "Jobs need the extra `kubernetes`: pip install 'ulos-stream[kubernetes]'"
-            ) from missing
+        import httpx2
+        from lightkube import AsyncClient, KubeConfig
+        from lightkube.config import client_adapter
+        from lightkube.config.models import User
+        from lightkube.core.exceptions import ConfigError
+
         try:
             config = KubeConfig.from_env().get()
         except (ConfigError, KeyError) as missing:
@@ -401,8 +400,17 @@ class Cluster:
 
 _BOTH_WAYS = {"Ingress", "Egress"}
 _ALONE = {"ulos.network": "none"}
-_DENIAL = re.compile(r"violates PodSecurity|denied the request|is invalid:")
+_DENIAL = re.compile(r"violates PodSecurity|denied the request|pod rejected|is invalid:")
 """What admission says of a pod that it will never take; a quota that is used up says something else."""
+
+
+def _see_that_the_extra_is_here() -> None:
+    try:
+        import lightkube  # noqa: F401
+    except ImportError as missing:
+        raise ExecutorUnavailable(
+            "Jobs need the extra `kubernetes`: pip install 'ulos-stream[kubernetes]'"
+        ) from missing
 
 
 class _Silence(Exception):

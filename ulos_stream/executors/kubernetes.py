@@ -105,7 +105,9 @@ class KubernetesExecutor:
             with job.waiting():
                 await self._cluster.create(body)
         except Refused as exc:
-            raise ExecutorUnavailable(f"the cluster cannot make such a Job: {exc}") from exc
+            if exc.status in (400, 422):
+                raise ExecutorUnavailable(f"the cluster cannot make such a Job: {exc}") from exc
+            raise
 
     async def _remove(self, creating: "asyncio.Task[None]", name: str, *, ended: bool) -> None:
         await asyncio.wait([creating])

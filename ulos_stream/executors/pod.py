@@ -30,8 +30,13 @@ WORK = "/work"
 """Where the carriers see the job's files, wherever the run does."""
 RECEIVE = ["sh", "-c", "until [ -e /carrier/received ]; do sleep 0.1; done"]
 CARRY = ["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"]
-GIVE = ["sh", "-c", f"cd {WORK} && chmod -R u+rwX . 2>/dev/null; exec tar -cf - ."]
-"""Run in `carry`: a tar on its output. No process of the run is left by then; neither command follows links."""
+GIVE = [
+    "sh",
+    "-c",
+    f"cd {WORK} && find . -mindepth 1 -type d ! -perm -700 -exec chmod u+rwx {{}} ';' -o -type f ! -perm -400"
+    " -exec chmod u+r {} + ; exec tar -cf - .",
+]
+"""Run in `carry`: a tar on its output, of closed files too. No process of the run is left, and no link is followed."""
 CARRIER = {"cpu": "500m", "memory": "128Mi", "ephemeral-storage": "16Mi"}
 """Limits of each carrier: tar takes a few MiB, and the rest is the page cache's."""
 SPARE_S = 60
