@@ -145,7 +145,7 @@ class Node(BaseSettings):
     grace_s: Annotated[float, Field(ge=0)] = 30
     """Seconds that running stages get after SIGTERM: what Kubernetes waits by default."""
     work_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
-    """Where the directories of running stages are made, the system's place for temporary files by default. The
+    """Where the directories of running stages are made, the system's place for temporary files by default. A
     container engine must see the same path."""
     executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
     """Folders with an `executor.toml`, or with one in each subfolder, separated by `:`; the shipped ones by default."""

@@ -60,8 +60,9 @@ class ApiServer:
         self.created: list[dict[str, Any]] = []
         """Every Job that was ever made."""
         self.requests: list[str] = []
+        self.namespaces = {"course"}
         self.role = {resource: {*verbs} for resource, verbs in ROLE.items()}
-        self.policies: list[dict[str, Any]] = [NO_NETWORK]
+        self.policies: list[Any] = [NO_NETWORK]
         self.events: list[dict[str, Any]] = []
         self.schedulable = asyncio.Event()
         self.schedulable.set()
@@ -158,7 +159,7 @@ class ApiServer:
     async def _admit(self, request: web.Request, handler: Any) -> web.StreamResponse:
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
             return failure(401, "Unauthorized")
-        verb, group, resource = _wish(request)
+        verb, group, resource = _wish(request, self.namespaces)
         self.requests.append(f"{verb} {resource}")
         async with self._changed:
             self._changed.notify_all()
@@ -455,14 +456,14 @@ def baseline(spec: dict[str, Any]) -> list[str]:
     return found
 
 
-def _wish(request: web.Request) -> tuple[str, str, str]:
+def _wish(request: web.Request, namespaces: set[str]) -> tuple[str, str, str]:
     """Verb, group and resource of a request."""
     _, kind, *parts = request.path.split("/")
     group = parts.pop(0) if kind == "apis" else ""
     version, *rest = parts
     assert version == "v1"
     if rest[0] == "namespaces":
-        assert rest[1] == "course"
+        assert rest[1] in namespaces
         rest = rest[2:]
     resource = rest[0] + (f"/{rest[2]}" if len(rest) > 2 else "")
     verb = {"POST": "create", "DELETE": "delete"}.get(request.method) or ("get" if len(rest) > 1 else "list")

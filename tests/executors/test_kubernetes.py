@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import io
 import subprocess
 import sys
+import tarfile
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from aiohttp import web
@@ -16,11 +18,14 @@ from api_server import NO_NETWORK, ApiServer, baseline, docker, failure, hang_up
 from workbench import IMAGE, container, make_job, script_image
 from world import a_tree, a_world, a_zip
 
-from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable
-from ulos_stream.executors import cluster
+from ulos_stream.app import find_executors
+from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorCrashed, ExecutorUnavailable
+from ulos_stream.executors import Job, Output, cluster
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.kubernetes import KubernetesExecutor
 from ulos_stream.executors.pod import Kubernetes, image_of
+from ulos_stream.executors.tar import read_tar
+from ulos_stream.settings import Node
 from ulos_stream.tasks import Verdict
 
 pytestmark = pytest.mark.usefixtures("docker")
@@ -211,17 +216,34 @@ async def test_a_run_that_takes_too_much_memory_crashes(server: ApiServer, tmp_p
 
 
 @on_baseline
-async def test_a_judge_that_is_root_runs_in_a_namespace_that_allows_it(server: ApiServer, tmp_path: Path) -> None:
-    script = "mkdir open; chmod 777 open; id -u; setuidgid 7 sh -c 'umask 077; echo mine >open/file' 2>&1; true"
+async def test_a_judge_that_is_root_runs_the_work_as_somebody_else_where_that_is_allowed(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    script = """
+        mkdir open; chmod 777 open; echo "u:x:7:7::/:/bin/sh" >/etc/passwd
+        su u -c "umask 077; mkdir open/mine; echo of somebody else >open/mine/file; id -u"
+    """
     job, printout = make_job(tmp_path, script)
+    options = {"pod_security": "baseline", "user_namespaces": True}
 
-    async with kubernetes_executor({"pod_security": "baseline", "user_namespaces": True}, sandbox=ROOT) as executor:
+    async with kubernetes_executor(options, sandbox=ROOT | {"read_only": False}) as executor:
         verdict = await executor.run(job)
 
-    assert verdict is Verdict.PASS
-    assert printout.text().splitlines()[0] == "0"
     spec = server.created[0]["spec"]["template"]["spec"]
     assert (baseline(spec), spec["hostUsers"]) == ([], False)
+    assert (verdict, printout.text()) == (Verdict.PASS, "7\n")
+    assert (job.directory / "open" / "mine" / "file").read_text() == "of somebody else\n"
+
+
+@on_baseline
+async def test_an_image_with_a_user_of_its_own_runs_where_that_may_be_root(server: ApiServer, tmp_path: Path) -> None:
+    job, printout = make_job(tmp_path, "id -u; touch left")
+
+    async with kubernetes_executor({"pod_security": "baseline"}, sandbox={"user": "image"}) as executor:
+        await executor.run(job)
+
+    assert printout.text() == "0\n"
+    assert (job.directory / "left").exists()
 
 
 @pytest.mark.parametrize(
@@ -575,7 +597,8 @@ async def test_a_transfer_that_breaks_in_the_middle_is_made_again(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr(cluster, "PAUSE_S", 0.05)
-    job, _ = make_job(tmp_path, "sha256sum large; head -c 700000 large >part")
+    job, _ = make_job(tmp_path, "head -c 700000 large >part; rm large")
+    (job.directory / "a").write_bytes(bytes(128 * 1024 - 512))  # with its header, what is sent before the cut
     (job.directory / "large").write_bytes(bytes(range(256)) * 10_000)
     server.cut.add(way)
 
@@ -584,8 +607,8 @@ async def test_a_transfer_that_breaks_in_the_middle_is_made_again(
 
     assert verdict is Verdict.PASS
     assert server.requests.count("get pods/exec") == 3
-    assert (job.directory / "large").read_bytes() == bytes(range(256)) * 10_000
-    assert (job.directory / "part").stat().st_size == 700_000
+    assert sorted(path.name for path in job.directory.iterdir()) == ["a", "job.sh", "part"]
+    assert (job.directory / "part").read_bytes() == (bytes(range(256)) * 10_000)[:700_000]
 
 
 async def test_a_log_that_breaks_off_is_completed_in_the_end(
@@ -622,18 +645,19 @@ async def test_a_sweep_removes_the_jobs_of_abandoned_nodes_alone(server: ApiServ
     assert verdict is Verdict.PASS
 
 
-@pytest.mark.parametrize(("namespace", "owned"), [(None, True), ("course", True)])
-async def test_jobs_belong_to_the_pod_of_the_node_in_its_own_namespace(
-    server: ApiServer, tmp_path: Path, namespace: str | None, owned: bool
+@pytest.mark.parametrize(("namespace", "owners"), [(None, ["1-2-3"]), ("course", ["1-2-3"]), ("students", [])])
+async def test_jobs_belong_to_the_pod_of_the_node_in_its_own_namespace_alone(
+    server: ApiServer, tmp_path: Path, namespace: str | None, owners: list[str]
 ) -> None:
     job, _ = make_job(tmp_path)
+    server.namespaces.add("students")
     options = {"pod_name": "node-0", "pod_uid": "1-2-3", "namespace": namespace}
 
     async with kubernetes_executor(options) as executor:
         await executor.run(job)
 
-    [owner] = server.created[0]["metadata"]["ownerReferences"]
-    assert (owner["kind"], owner["name"], owner["uid"]) == ("Pod", "node-0", "1-2-3")
+    found = server.created[0]["metadata"].get("ownerReferences", [])
+    assert [owner["uid"] for owner in found if (owner["kind"], owner["name"]) == ("Pod", "node-0")] == owners
 
 
 @pytest.mark.parametrize(
@@ -651,6 +675,62 @@ def test_an_image_without_a_registry_is_never_pulled_from_a_public_one(
     image: str, registry: str | None, found: tuple[str, str]
 ) -> None:
     assert image_of(container(image=image), Kubernetes(registry=registry)) == found
+
+
+async def test_what_the_clock_of_a_task_counts_leaves_out_what_is_waited_for() -> None:
+    async with asyncio.timeout(100) as clock:
+        job = Job(Path(), Output(io.BytesIO(), 0), "m", "t", clock=clock)
+        with job.waiting():
+            stopped = clock.when()
+        left_s = job.left_s()
+
+    assert stopped is None
+    assert 99 < left_s <= 100
+    assert replace(job, clock=None).left_s() == 86_400
+
+
+async def test_jobs_without_a_carrier_end_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="ULOS_KUBERNETES_CARRIER_IMAGE: is not set"):
+        find_executors(Node(engine="kubernetes", executors_path=(tmp_path,)))
+
+
+def a_tar(*members: tuple[str, bytes, int]) -> BinaryIO:
+    """A tar of names, types and sizes."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, kind, size in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, size, "../outside"
+            tar.addfile(member, io.BytesIO(bytes(size)))
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", ".."])
+def test_a_tar_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "in").mkdir()
+
+    with pytest.raises(EngineFault, match="climbs out"):
+        read_tar(a_tar((name, tarfile.REGTYPE, 1)), tmp_path / "in", 1)
+
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
+def test_links_devices_and_links_to_the_outside_are_left_out_of_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "outside").write_text("the node's own")
+
+    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+    read_tar(a_tar(*((f"{number}", kind, 0) for number, kind in enumerate(kinds))), tmp_path / "in", 1)
+
+    assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_a_tar_that_is_cut_off_is_a_fault(tmp_path: Path) -> None:
+    whole = a_tar(("file", tarfile.REGTYPE, 5000)).read()
+
+    with pytest.raises(EngineFault, match="has not arrived whole"):
+        read_tar(io.BytesIO(whole[:2000]), tmp_path, 1)
 
 
 def test_a_node_without_the_extra_says_how_to_get_it() -> None:

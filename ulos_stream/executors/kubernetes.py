@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable, UlosError
 from ulos_stream.executors import Job, finish
-from ulos_stream.executors.carrying import Limited, read_tar, write_tar
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.container import KILLED, LATE_S
 from ulos_stream.executors.descriptor import ContainerDescriptor
@@ -36,6 +35,7 @@ from ulos_stream.executors.pod import (
 )
 from ulos_stream.executors.printed import Printed
 from ulos_stream.executors.sandbox import MIB
+from ulos_stream.executors.tar import Limited, read_tar, write_tar
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
 
