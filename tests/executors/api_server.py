@@ -103,9 +103,12 @@ class ApiServer:
         for task in [*self._tasks, *(run.kubelet for run in self.runs.values() if run.kubelet)]:
             task.cancel()
             await asyncio.wait([task])
-        left = (await docker("ps", "-aq", "--filter", f"label={self._label}"))[1].split()
-        if left:
+        if left := await self.containers():
             await docker("rm", "-f", "-v", *left)
+
+    async def containers(self) -> list[str]:
+        """Ids of all containers that are still there."""
+        return (await docker("ps", "-aq", "--filter", f"label={self._label}"))[1].split()
 
     async def come_back(self) -> None:
         app = web.Application(middlewares=[self._admit], client_max_size=2**20)
@@ -205,15 +208,21 @@ class ApiServer:
             return failure(404, f'jobs.batch "{name}" not found')
         if "deletionTimestamp" not in run.job["metadata"]:
             run.job["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-            task = asyncio.create_task(self._collect(name, run))
+            policy = request.query.get("propagationPolicy", "Background")
+            if policy != "Foreground":
+                del self.runs[name]
+            task = asyncio.create_task(self._collect(name, run, policy))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return web.json_response({"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
-    async def _collect(self, name: str, run: Run) -> None:
-        await self._stop(run)
-        del self.runs[name]
-        await self._tell("DELETED", run)
+    async def _collect(self, name: str, run: Run, policy: str) -> None:
+        if policy != "Orphan":
+            await self._stop(run)
+            await self._tell("DELETED", run)
+        if policy == "Foreground":
+            del self.runs[name]
+            await self._tell(None, run)
 
     async def _list_jobs(self, request: web.Request) -> web.Response:
         key, _, value = request.query.get("labelSelector", "").partition("=")

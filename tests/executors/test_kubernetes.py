@@ -23,8 +23,8 @@ from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorCrashed,
 from ulos_stream.executors import Job, Output, cluster
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.kubernetes import KubernetesExecutor
-from ulos_stream.executors.pod import Kubernetes, image_of
-from ulos_stream.executors.tar import read_tar
+from ulos_stream.executors.pod import Kubernetes, image_of, taking
+from ulos_stream.executors.tar import read_tar, write_tar
 from ulos_stream.settings import Node
 from ulos_stream.tasks import Verdict
 
@@ -80,7 +80,7 @@ async def test_a_run_sees_its_files_and_what_it_leaves_comes_back(server: ApiSer
     assert (job.directory / "job.sh").stat().st_mode & 0o777 == 0o755
     assert sorted(path.name for path in job.directory.iterdir()) == ["given", "job.sh", "made"]
     assert not (job.directory / "given" / "text").exists()
-    await asyncio.wait_for(server.shows(lambda server: not server.runs), 10)
+    assert server.runs == {}
 
 
 @pytest.mark.parametrize(
@@ -505,6 +505,7 @@ async def test_a_cancelled_run_leaves_nothing_running(server: ApiServer, tmp_pat
 
     assert running.cancelled()
     assert server.runs == {}
+    assert await server.containers() == []
 
 
 async def test_a_job_that_an_earlier_attempt_left_is_removed_first(server: ApiServer, tmp_path: Path) -> None:
@@ -724,6 +725,25 @@ def test_links_devices_and_links_to_the_outside_are_left_out_of_a_tar(tmp_path: 
     read_tar(a_tar(*((f"{number}", kind, 0) for number, kind in enumerate(kinds))), tmp_path / "in", 1)
 
     assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_files_of_which_some_have_not_arrived_are_not_taken_for_all(tmp_path: Path) -> None:
+    for name in ("given", "work", "carrier"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "given" / "a").write_bytes(bytes(512))
+    (tmp_path / "given" / "b").write_text("b")
+    tar = io.BytesIO()
+    write_tar(tmp_path / "given", tar, last=".last")
+    *shell, script = taking(".last")
+    here = script.replace("/work", str(tmp_path / "work")).replace("/carrier", str(tmp_path / "carrier"))
+
+    def received(data: bytes) -> bool:
+        subprocess.run([*shell, here], input=data, capture_output=True, check=False)
+        return (tmp_path / "carrier" / "received").exists()
+
+    assert not received(tar.getvalue()[:1024])  # all of `a`, and where a header could begin
+    assert received(tar.getvalue())
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["a", "b"]
 
 
 def test_a_tar_that_is_cut_off_is_a_fault(tmp_path: Path) -> None:

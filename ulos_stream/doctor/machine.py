@@ -47,7 +47,7 @@ def _disk(settings: Settings) -> list[Diagnosis]:
         ]
     try:
         if settings.node.engine == "kubernetes":
-            return [_room(settings)]
+            return [_room(settings), Diagnosis("mounts", "not checked", "containers run on the cluster")]
         return [_room(settings), _mounts(stage)]
     finally:
         directory.close()
