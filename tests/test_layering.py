@@ -42,6 +42,8 @@ HOMES = {
     "opentelemetry": {"telemetry"},
     "prometheus_client": {"telemetry"},
     "aiohttp": {"http", "executors"},
+    "lightkube": {"executors"},
+    "httpx2": {"executors"},
     "pyftpdlib": {"lab"},
     "typer": {"cli", "commands"},
     "rich": {"demo", "commands"},

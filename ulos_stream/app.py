@@ -284,13 +284,16 @@ def find_executors(node: NodeSettings) -> Registry:
     """The executors of this machine.
 
     Raises:
-        ConfigurationError: A descriptor is wrong.
+        ConfigurationError: A descriptor is wrong, or Jobs have no carrier.
     """
+    if node.engine == "kubernetes" and node.kubernetes.carrier_image is None:
+        raise ConfigurationError("ULOS_KUBERNETES_CARRIER_IMAGE: is not set; name the image of this node")
     return build_registry(
         node.executors_path or (shipped("executors"),),
         mock_delay_s=node.mock_delay_s,
         node=node.node,
         docker_host=node.docker_host,
+        kubernetes=node.kubernetes if node.engine == "kubernetes" else None,
     )
 
 

@@ -209,11 +209,11 @@ class Pipeline:
             else:
                 await finish(asyncio.to_thread(space.empty))
             output = Output(space.output, executor.output_limit_bytes)
-            job = Job(space.files, output, origin.message_id, task.task_id)
             try:
                 if task.timeout == 0:
                     raise StageTimeout("a timeout of 0 s leaves no time to execute anything")
-                async with asyncio.timeout(task.timeout):
+                async with asyncio.timeout(task.timeout) as clock:
+                    job = Job(space.files, output, origin.message_id, task.task_id, clock=clock)
                     with self.watch.step("unpack"):
                         given = await _do(partial(artifact.unpack, space.files), inline=artifact.is_light)
                     begun = time.monotonic()

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ulos_stream.archive import Limits
 from ulos_stream.errors import ConfigurationError
+from ulos_stream.executors.pod import Kubernetes
 from ulos_stream.topology.connection import Access
 
 Section = TypeVar("Section", bound=BaseSettings)
@@ -144,7 +145,7 @@ class Node(BaseSettings):
     grace_s: Annotated[float, Field(ge=0)] = 30
     """Seconds that running stages get after SIGTERM: what Kubernetes waits by default."""
     work_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
-    """Where the directories of running stages are made, the system's place for temporary files by default. The
+    """Where the directories of running stages are made, the system's place for temporary files by default. A
     container engine must see the same path."""
     executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
     """Folders with an `executor.toml`, or with one in each subfolder, separated by `:`; the shipped ones by default."""
@@ -152,8 +153,13 @@ class Node(BaseSettings):
     """Routing keys, separated by `,`, whose executors must be available before anything is consumed."""
     mock_delay_s: Annotated[float, Field(ge=0)] = 0
     """Seconds that the mock executors wait; ULOS waits 5."""
+    engine: Literal["docker", "kubernetes"] = "docker"
+    """What runs container executors: a container engine with Docker's API, or Jobs of a Kubernetes cluster
+    (experimental, needs the extra `kubernetes`). The descriptors are the same."""
     docker_host: str | None = None
     """Address of the container engine; `DOCKER_HOST` or the usual sockets by default."""
+    kubernetes: Kubernetes = Kubernetes()
+    """`ULOS_KUBERNETES_*`: how container executors run as Jobs."""
     journal_key: Annotated[SecretStr, Field(min_length=16)] | None = None
     """Secret of at least 16 characters, the same on all nodes, that signs the record of done stages in each artifact;
     derived from the broker's and the storage's passwords by default."""

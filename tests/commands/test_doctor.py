@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from api_server import NO_NETWORK, ApiServer
 from pyftpdlib.authorizers import DummyAuthorizer
 from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.ioloop import IOLoop
@@ -277,6 +278,22 @@ async def test_an_engine_that_is_away_is_wrong_where_its_executors_are_required(
     ended, found = await examine(world, **changes)
 
     assert (ended, states(found)) == (code, {"engine": state})
+
+
+@pytest.mark.parametrize(("policies", "state"), [([NO_NETWORK], "well"), ([], "doubtful")], ids=["one", "none"])
+async def test_a_cluster_without_a_policy_against_the_network_is_found(
+    world: World, docker: str, tmp_path: Path, policies: list[object], state: str
+) -> None:
+    (tmp_path / "cluster").mkdir()
+    changes = {"ULOS_ENGINE": "kubernetes", "ULOS_KUBERNETES_CARRIER_IMAGE": docker}
+
+    async with ApiServer(tmp_path / "cluster") as server:
+        server.policies = policies
+        _, found = await examine(world, KUBECONFIG=str(server.kubeconfig), **changes)
+
+    assert found["engine"][0] == state
+    assert ("docs/kubernetes.md" in found["engine"][2]) == (state == "doubtful")
+    assert found["mounts"][0] == "not checked"
 
 
 @pytest.mark.parametrize(("required", "state", "code"), [("", "doubtful", 0), ("draw", "wrong", 1)])

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from ulos_stream.doctor import Diagnosis
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, NodeFault
+from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.disk import MIB, Unlimited, enclose
 from ulos_stream.executors.engine import Engine
 from ulos_stream.executors.registry import Registry
@@ -45,6 +46,8 @@ def _disk(settings: Settings) -> list[Diagnosis]:
             Diagnosis("mounts", "not checked", "nothing can be written"),
         ]
     try:
+        if settings.node.engine == "kubernetes":
+            return [_room(settings), Diagnosis("mounts", "not checked", "containers run on the cluster")]
         return [_room(settings), _mounts(stage)]
     finally:
         directory.close()
@@ -75,16 +78,35 @@ def _mounts(stage: Workspace) -> Diagnosis:
 
 async def _engine(settings: Settings, executors: Registry, required: Collection[str]) -> Diagnosis:
     """Whether a container engine answers and holds its limits; without one only its executors are missing."""
-    engine = Engine(settings.node.docker_host, settings.node.node, call_s=ANSWER_S)
+    on_kubernetes = settings.node.engine == "kubernetes"
     try:
-        told = await engine.ask(lambda docker: docker.version())
-        return Diagnosis("engine", "well", f"version {told.get('Version')} answers and holds its limits")
+        text = await (_cluster(settings) if on_kubernetes else _docker(settings))
+        return Diagnosis("engine", "well", text)
     except (ExecutorUnavailable, EngineFault) as away:
         needed = [entry for key in required if (entry := executors.claim(key)) and entry.kind == "container"]
         remedy = "start Docker, or check ULOS_DOCKER_HOST and that this user may use its socket"
+        if on_kubernetes:
+            remedy = "docs/kubernetes.md has the Role and the NetworkPolicy that a node needs; the chart makes both"
         return Diagnosis("engine", "wrong" if needed else "doubtful", str(away), remedy)
+
+
+async def _docker(settings: Settings) -> str:
+    engine = Engine(settings.node.docker_host, settings.node.node, call_s=ANSWER_S)
+    try:
+        told = await engine.ask(lambda docker: docker.version())
+        return f"version {told.get('Version')} answers and holds its limits"
     finally:
         await engine.aclose()
+
+
+async def _cluster(settings: Settings) -> str:
+    cluster = Cluster(settings.node.kubernetes, settings.node.node, call_s=ANSWER_S)
+    try:
+        if reason := await cluster.shortcoming("none"):
+            raise ExecutorUnavailable(reason)
+        return "the cluster answers, lets this node make Jobs, and has a policy that keeps them from the network"
+    finally:
+        await cluster.aclose()
 
 
 async def _executors(executors: Registry, required: Collection[str], *, skip_containers: bool) -> list[Diagnosis]:

@@ -1,7 +1,8 @@
 """What runs a stage: one contract for Python functions, processes and containers."""
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+from collections.abc import Awaitable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -9,6 +10,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from ulos_stream.tasks import Verdict
 
 TAIL_BYTES = 4096
+DAY_S = 86_400.0
 T = TypeVar("T")
 
 
@@ -74,6 +76,27 @@ class Job:
     facts: dict[str, str] = field(default_factory=dict)
     """What the run tells of itself: `exit_code`; a container its id as `container`, and its `image` by digest, which
     the journal keeps; a process its id as `process`."""
+    clock: asyncio.Timeout | None = None
+    """What ends the run when the task's time is up; None: nothing does."""
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Stop the clock: in here the run waits for the infrastructure, which is not the task's time."""
+        clock, now = self.clock, asyncio.get_running_loop().time
+        if clock is None or clock.expired() or (end := clock.when()) is None:
+            yield
+            return
+        left_s = end - now()
+        clock.reschedule(None)
+        try:
+            yield
+        finally:
+            clock.reschedule(now() + left_s)
+
+    def left_s(self) -> float:
+        """Seconds that the run still has; a day where nothing ends it."""
+        end = self.clock.when() if self.clock else None
+        return DAY_S if end is None else max(0.0, end - asyncio.get_running_loop().time())
 
 
 class Executor(Protocol):

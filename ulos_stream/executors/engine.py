@@ -140,6 +140,10 @@ class Engine:
             if abandoned(container["Labels"]):
                 await self.remove(container)
 
+    async def sweep_nodes(self, abandoned: Callable[[str], bool]) -> None:
+        """Remove the containers of nodes that are `abandoned`: told a node's name, it says so."""
+        await self.sweep("ulos.node", abandoned=lambda labels: abandoned(labels["ulos.node"]))
+
     async def was_killed(self, container: "DockerContainer") -> bool:
         """Whether somebody told the engine to stop or kill a container that has ended."""
         started_at = (await self.ask(lambda _: container.show()))["State"]["StartedAt"]

@@ -10,10 +10,13 @@ from typing import Literal
 
 from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorUnavailable, Fault, UnknownExecutor
 from ulos_stream.executors import Executor
+from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.container import ContainerExecutor
 from ulos_stream.executors.descriptor import ContainerDescriptor, Descriptor, read_descriptor
 from ulos_stream.executors.engine import Engine, NoEngine
 from ulos_stream.executors.inline import MOCK_PREFIX, MOCK_VERDICTS, InlineExecutor, Mock
+from ulos_stream.executors.kubernetes import KubernetesExecutor
+from ulos_stream.executors.pod import Kubernetes
 from ulos_stream.executors.process import ProcessExecutor
 from ulos_stream.tasks import Verdict
 
@@ -54,7 +57,7 @@ class Registry:
         engine: What the containers among them run on.
     """
 
-    def __init__(self, entries: Sequence[Entry], engine: Engine) -> None:
+    def __init__(self, entries: Sequence[Entry], engine: Engine | Cluster) -> None:
         self._entries = tuple(entries)
         self._exact = {entry.key: entry for entry in entries if not entry.is_prefix}
         prefixes = (entry for entry in entries if entry.is_prefix)
@@ -125,7 +128,7 @@ class Registry:
             EngineFault: The container engine is away; what is left is found by the next sweep.
         """
         try:
-            await self._engine.sweep("ulos.node", abandoned=lambda labels: abandoned(labels["ulos.node"]))
+            await self._engine.sweep_nodes(abandoned)
         except NoEngine:  # so nothing ever ran on it
             return
         except ExecutorUnavailable as away:  # no task is to blame, and none waits
@@ -145,7 +148,14 @@ async def _look(executor: Executor) -> str | None:
         return f"no answer within {CHECK_S:g} s"
 
 
-def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, docker_host: str | None) -> Registry:
+def build_registry(
+    paths: Sequence[Path],
+    *,
+    mock_delay_s: float,
+    node: str,
+    docker_host: str | None,
+    kubernetes: Kubernetes | None = None,
+) -> Registry:
     """Find every executor: the mocks, the entry points of installed packages, the descriptors in `paths`.
 
     Args:
@@ -153,11 +163,12 @@ def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, doc
         mock_delay_s: Seconds that a mock waits.
         node: Name of this node, for the labels of its containers.
         docker_host: Address of the container engine; None: where Docker's own client looks.
+        kubernetes: Run containers as Jobs of a cluster instead.
 
     Raises:
         ConfigurationError: One line for each mistake in all of them.
     """
-    engine = Engine(docker_host, node)
+    engine = Engine(docker_host, node) if kubernetes is None else Cluster(kubernetes, node)
     mistakes: list[str] = []
     entries = [*_mocks(mock_delay_s), *_installed(mistakes), *_described(paths, engine, mistakes)]
     claims: dict[tuple[str, bool], Entry] = {}
@@ -207,7 +218,7 @@ def _load(point: EntryPoint, origin: str) -> Entry | None:
     return Entry(point.name, False, "inline", origin, description, InlineExecutor(function))
 
 
-def _described(paths: Sequence[Path], engine: Engine, mistakes: list[str]) -> Iterator[Entry]:
+def _described(paths: Sequence[Path], engine: Engine | Cluster, mistakes: list[str]) -> Iterator[Entry]:
     for path in paths:
         if not path.is_dir():
             mistakes.append(f"{path}: is no directory; make it, or take it out of the executors' path")
@@ -219,12 +230,14 @@ def _described(paths: Sequence[Path], engine: Engine, mistakes: list[str]) -> It
                 mistakes.extend(exc.mistakes)
 
 
-def _describe(descriptor: Descriptor, file: Path, engine: Engine) -> Entry:
+def _describe(descriptor: Descriptor, file: Path, engine: Engine | Cluster) -> Entry:
     executor: Executor
-    if isinstance(descriptor, ContainerDescriptor):
-        executor = ContainerExecutor(descriptor, file.parent, engine)
-    else:
+    if not isinstance(descriptor, ContainerDescriptor):
         executor = ProcessExecutor(descriptor, file.parent)
+    elif isinstance(engine, Cluster):
+        executor = KubernetesExecutor(descriptor, engine)
+    else:
+        executor = ContainerExecutor(descriptor, file.parent, engine)
     exact, prefix = descriptor.routing_key, descriptor.routing_key_prefix
     key = exact if exact is not None else prefix or ""
     return Entry(
