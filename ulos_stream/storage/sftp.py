@@ -101,7 +101,7 @@ class SftpStorage:
                 while offset < end:
                     block = cast(bytes, await file.read(end - offset, offset))
                     if not block:
-                        raise _Unusable(f"{offset} bytes came, and {size} were announced")
+                        raise _Unusable(f"it ends before the {size} bytes that were announced")
                     target.seek(offset)
                     offset += target.write(block)
 
@@ -225,7 +225,7 @@ class SftpStorage:
             return self._about_the_host_key()
         if isinstance(exc, asyncssh.SFTPOpUnsupported):
             return "the server lacks posix-rename@openssh.com, without which it cannot replace a file at once"
-        if isinstance(exc, asyncssh.SFTPError):
+        if isinstance(exc, asyncssh.SFTPError) and not isinstance(exc, asyncssh.SFTPConnectionLost):
             return " ".join(f"the server said {exc.reason or type(exc).__name__}".split())
         return " ".join((str(exc) or type(exc).__name__).split())
 
