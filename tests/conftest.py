@@ -104,7 +104,9 @@ def moto_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3_server(moto_server: S3Server) -> S3Server:
-    """A server with an empty bucket."""
+    """A server with an empty bucket; tests may stop it."""
+    if moto_server.server.process is None:
+        moto_server.start()
     moto_server.make_bucket()
     return moto_server
 

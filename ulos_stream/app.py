@@ -265,8 +265,7 @@ def open_storage(settings: Settings) -> Storage:
         tls_context(node.storage_ca_file)
         return S3Storage(
             bucket=urls.bucket(node.storage_url),
-            access_key_id=server.username,
-            secret_access_key=server.password,
+            access_key=server.access_key,
             authority=node.storage_ca_file.read_bytes() if node.storage_ca_file else None,
             timeout_s=node.storage_timeout_s,
             max_bytes=max_bytes,

@@ -101,6 +101,11 @@ class BucketAccess(BaseSettings):
             raise ValueError("REMOTE_STORAGE_USERNAME and _PASSWORD: set both, or neither")
         return self
 
+    @property
+    def access_key(self) -> tuple[str, SecretStr] | None:
+        """Id and secret, if they are set."""
+        return None if self.username is None or self.password is None else (self.username, self.password)
+
 
 class Node(BaseSettings):
     """`ULOS_*`: everything else. Each has a default."""

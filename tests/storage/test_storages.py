@@ -277,8 +277,7 @@ class TestS3(Promises):
     async def place(self, s3_server: S3Server, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         storage = S3Storage(
             bucket=bucket(f"{s3_server.url(request.param)}"),
-            access_key_id="somebody",
-            secret_access_key=SecretStr("secret"),
+            access_key=("somebody", SecretStr("secret")),
             authority=None,
             timeout_s=30,
             max_bytes=MAX_BYTES,

@@ -27,13 +27,15 @@ from ulos_stream.storage import Version, temporary_prefix
 from ulos_stream.storage.urls import Bucket
 
 if TYPE_CHECKING:
-    from obstore.store import ClientConfig, S3Config  # types alone, which are not there at run time
+    from obstore.store import ClientConfig, S3Config, S3Credential  # types alone, which are not there at run time
 
 BLOCK_BYTES = 256 * 1024
 IN_MEMORY_BYTES = 1024 * 1024
 """An upload up to this is read into memory; a larger one is mapped, which takes no memory of the process."""
 KEY_BYTES = 1024
 """The longest key that S3 takes (Amazon S3 User Guide, "Naming Amazon S3 objects")."""
+CAUSE = r'(?:message|error): "(.*?)"|(InvalidCertificate\(\s*\w+)|(Incomplete\w+)'
+"""In what obstore prints of an error's source: of the system, of TLS, of HTTP."""
 T = TypeVar("T")
 
 
@@ -42,9 +44,8 @@ class S3Storage:
     """Keeps the artifact `/a/b.zip` under the key `a/b.zip`, or `folder/a/b.zip`."""
 
     bucket: Bucket
-    access_key_id: str | None
-    """None for what obstore finds by itself: AWS's own variables, a Kubernetes service account, a machine's role."""
-    secret_access_key: SecretStr | None
+    access_key: tuple[str, SecretStr] | None
+    """Id and secret; None for what obstore finds by itself: AWS's variables, a service account, a machine's role."""
     authority: bytes | None
     """A private certificate authority in PEM, trusted beside the system's ones."""
     timeout_s: float
@@ -60,9 +61,8 @@ class S3Storage:
             "region": self.bucket.region,
             "virtual_hosted_style_request": self.bucket.virtual,
         }
-        if self.access_key_id is not None and self.secret_access_key is not None:
-            config["access_key_id"] = self.access_key_id
-            config["secret_access_key"] = self.secret_access_key.get_secret_value()
+        if self.access_key is not None:
+            config["skip_signature"] = False
         client: ClientConfig = {
             "allow_http": self.bucket.endpoint.startswith("http:"),
             "timeout": timedelta(seconds=self.timeout_s),
@@ -70,7 +70,12 @@ class S3Storage:
         if self.authority is not None:
             client["root_certificate"] = self.authority
         # A fault is retried by whoever uses the storage, within one budget and with a line for each.
-        self._store = S3Store(config=config, client_options=client, retry_config={"max_retries": 0})
+        self._store = S3Store(
+            config=config,
+            client_options=client,
+            retry_config={"max_retries": 0},
+            credential_provider=None if self.access_key is None else _provider(*self.access_key),
+        )
         self._compares = False
 
     async def check(self) -> None:
@@ -186,11 +191,19 @@ class S3Storage:
             async with asyncio.timeout(self.timeout_s):
                 return await operation()
         except (OSError, ValueError, BaseError, _Unusable) as exc:
-            raise StorageFault(f"{doing} in {self._place} failed: {_reason(exc)}") from exc
+            reason = _reason(exc)
+            if self.access_key is not None:  # whose secret a server may repeat where it refuses it
+                reason = reason.replace(self.access_key[1].get_secret_value(), "******")
+            raise StorageFault(f"{doing} in {self._place} failed: {reason}") from exc
 
 
 class _Unusable(Exception):
     """The server kept to the protocol, and still its answer is worth nothing."""
+
+
+def _provider(key_id: str, secret: SecretStr) -> "Callable[[], S3Credential]":
+    """This access key alone: beside one that is a setting, obstore sends the session token of AWS's variables."""
+    return lambda: {"access_key_id": key_id, "secret_access_key": secret.get_secret_value(), "expires_at": None}
 
 
 def _content(source: BinaryIO) -> bytes | mmap.mmap:
@@ -206,10 +219,14 @@ def _is_about_the_key(exc: Exception) -> bool:
 
 
 def _reason(exc: Exception) -> str:
-    """One line of what obstore says, without what a log need not hold, and the same line for the same reason."""
+    """One line of what obstore says, which is the same one for the same reason.
+
+    What the server answered is cut down to its code and message; where it did not, the cause is deep in what follows.
+    """
     if isinstance(exc, TimeoutError):
         return "it took too long"
-    text = str(exc).partition("\n\nDebug source:")[0]
-    text = re.sub(r"<\?xml.*?<Code>(.*?)</Code>.*?(?:<Message>(.*?)</Message>.*)?$", r"\1: \2", text, flags=re.DOTALL)
-    text = re.sub(r" in [\d.]+[mµn]?s\b", "", text)
-    return " ".join(text.split())
+    text, _, source = str(exc).partition("\n\nDebug source:")
+    text = re.sub(r"<\?xml.*?<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?.*", r"\1: \2", text, flags=re.DOTALL)
+    text = re.sub(r"^.*?Error performing (\w+) .*? - (Server returned non-2xx status code: )?", r"\1: ", text)
+    causes = [" ".join("".join(found).replace("(", " ").split()) for found in re.findall(CAUSE, source)]
+    return " ".join([*text.split(), *(f"({cause})" for cause in causes[-1:])])
