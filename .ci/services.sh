@@ -2,7 +2,7 @@
 # Installs and starts what the demo and the tests run on. As root on Debian or Ubuntu it does so
 # itself; elsewhere it says what is missing and how to get it, and what needs it is skipped.
 #
-#     .ci/services.sh            RabbitMQ, vsftpd, Docker, a busybox for the images of the tests, ext4
+#     .ci/services.sh            RabbitMQ, vsftpd, sshd, Docker, a busybox for the images of the tests, ext4
 #     .ci/services.sh python     what `python3 -m venv` needs on Debian
 #     .ci/services.sh docs       what the tests look at the AsyncAPI document and its page with: Node.js, Chromium;
 #                                without it they are skipped
@@ -25,6 +25,7 @@ elif [ "${1:-}" = docs ]; then
 else
     want rabbitmq-server rabbitmq-server
     want vsftpd vsftpd
+    want sshd openssh-server
     want dockerd docker.io
     want iptables iptables
     want busybox busybox-static

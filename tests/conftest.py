@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import servers
+from servers import S3Server, SftpServer
 
 from ulos_stream import lab, shipped
 from ulos_stream.errors import ServiceMissing
@@ -79,7 +81,37 @@ def ftp_server(request: pytest.FixtureRequest) -> Iterator[FtpServer]:
     server.start()
 
 
-def _clear(server: FtpServer) -> None:
+@pytest.fixture(scope="session")
+def sshd_server() -> Iterator[SftpServer]:
+    with required(), servers.sshd() as server:
+        yield server
+
+
+@pytest.fixture
+def sftp_server(sshd_server: SftpServer) -> Iterator[SftpServer]:
+    """An empty server, which tests may stop."""
+    yield sshd_server
+    sshd_server.stop()
+    _clear(sshd_server)
+    sshd_server.start()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    with servers.moto() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_server(moto_server: S3Server) -> S3Server:
+    """A server with an empty bucket; tests may stop it."""
+    if moto_server.server.process is None:
+        moto_server.start()
+    moto_server.make_bucket()
+    return moto_server
+
+
+def _clear(server: FtpServer | SftpServer) -> None:
     for left in server.root.iterdir():
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 

@@ -36,6 +36,8 @@ HOMES = {
     "aiormq": {"node", "publishing", "producer", "topology"},
     "aio_pika": {"node", "producer", "topology", "demo"},
     "aioftp": {"storage"},
+    "asyncssh": {"storage"},
+    "obstore": {"storage"},
     "aiodocker": {"executors"},
     "pydantic_settings": {"settings"},
     "structlog": {"telemetry"},

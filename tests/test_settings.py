@@ -5,10 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncssh
 import pytest
 
+from ulos_stream.app import open_storage
 from ulos_stream.errors import ConfigurationError
-from ulos_stream.settings import read_settings
+from ulos_stream.settings import BucketAccess, RemoteStorage, read_settings
+from ulos_stream.storage.s3 import S3Storage
+from ulos_stream.storage.sftp import SftpStorage
+from ulos_stream.storage.urls import Bucket, bucket, folder
 
 ENVIRONMENT = {
     "MESSAGE_BROKER_HOST": "broker.example",
@@ -44,7 +49,7 @@ def test_the_fifteen_variables_are_enough(environment: pytest.MonkeyPatch) -> No
 
     assert settings.broker.consumption_queue == "processing-queue"
     assert settings.broker.requeue_on_reject is False
-    assert settings.storage is not None
+    assert isinstance(settings.storage, RemoteStorage)
     assert settings.storage.port == 21
     assert settings.stages_at_once >= 4
 
@@ -80,9 +85,6 @@ def test_every_missing_variable_has_a_line_of_its_own(environment: pytest.Monkey
         ("MESSAGE_BROKER_HOST", "", "MESSAGE_BROKER_HOST: string should have at least 1 character"),
         ("MESSAGE_BROKER_PREFETCH_COUNT", "-1", "MESSAGE_BROKER_PREFETCH_COUNT: input should be greater than"),
         ("MESSAGE_BROKER_REQUEUE_ON_REJECT", "perhaps", "MESSAGE_BROKER_REQUEUE_ON_REJECT: input should be a valid bo"),
-        ("ULOS_STORAGE_URL", "gopher://x", "ULOS_STORAGE_URL: must begin with ftp://, ftps:// or file:///"),
-        ("ULOS_STORAGE_URL", "ftp://one:123@host", "ULOS_STORAGE_URL: host, port and credentials belong into REMOTE_"),
-        ("ULOS_STORAGE_URL", "file://relative", "ULOS_STORAGE_URL: must be file:/// and the absolute path"),
         ("ULOS_BROKER_CA_FILE", "/nowhere.pem", "ULOS_BROKER_CA_FILE: there is no file /nowhere.pem"),
         ("ULOS_GRACE_S", "soon", "ULOS_GRACE_S: input should be a valid number"),
         ("ULOS_ARCHIVE_ENTRIES", "many", "ULOS_ARCHIVE_ENTRIES: input should be a valid integer"),
@@ -124,6 +126,137 @@ def test_a_folder_as_storage_needs_no_ftp_server(environment: pytest.MonkeyPatch
             environment.delenv(name)
 
     assert read_settings().storage is None
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("gopher://x", "must begin with ftp://, ftps://, sftp://, s3:// or file:///"),
+        (
+            "ftp://one:123@host",
+            "host, port and credentials belong into REMOTE_STORAGE_*; write ftp:// or ftps://",
+        ),
+        ("sftp://one@host/a", "host, port and credentials belong into REMOTE_STORAGE_*; write sftp:// or sftp:/// and"),
+        ("file://relative", "must be file:/// and the absolute path of a folder"),
+        ("s3://", "must be s3:// and a bucket"),
+        ("s3://id:key@bucket", "must be s3:// and a bucket; credentials belong into REMOTE_STORAGE_*"),
+        ("s3://bucket?acl=public", "there is no option 'acl', only endpoint, region and style"),
+        ("s3://bucket?endpoint=minio:9000", "endpoint must be http:// or https:// and a host"),
+        ("s3://bucket?endpoint=http://a:b@minio", "endpoint must be http:// or https:// and a host"),
+        ("s3://bucket?style=new", "style must be path or virtual"),
+    ],
+)
+def test_a_wrong_url_of_a_storage_is_one_line_that_says_how_one_looks(
+    environment: pytest.MonkeyPatch, url: str, line: str
+) -> None:
+    environment.setenv("ULOS_STORAGE_URL", url)
+
+    with pytest.raises(ConfigurationError) as refusal:
+        read_settings()
+
+    [mistake] = refusal.value.mistakes
+    assert mistake.startswith(f"ULOS_STORAGE_URL: {line}")
+
+
+@pytest.mark.parametrize("given", [("USERNAME", "PASSWORD"), ()], ids=["with", "without"])
+def test_a_bucket_needs_credentials_or_none(environment: pytest.MonkeyPatch, given: tuple[str, ...]) -> None:
+    environment.setenv("ULOS_STORAGE_URL", "s3://bucket")
+    for name in {"HOST", "PORT", "USERNAME", "PASSWORD"} - {*given}:
+        environment.delenv(f"REMOTE_STORAGE_{name}")
+
+    settings = read_settings()
+
+    assert isinstance(settings.storage, BucketAccess)
+    assert settings.storage.username == (ENVIRONMENT["REMOTE_STORAGE_USERNAME"] if given else None)
+    assert isinstance(open_storage(settings), S3Storage)
+
+
+def test_half_of_the_credentials_of_a_bucket_is_a_mistake(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ULOS_STORAGE_URL", "s3://bucket")
+    environment.delenv("REMOTE_STORAGE_USERNAME")
+
+    with pytest.raises(ConfigurationError, match=r"^REMOTE_STORAGE_USERNAME and _PASSWORD: set both, or neither$"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("s3://b", Bucket("b", "", "https://s3.us-east-1.amazonaws.com", "us-east-1", False)),
+        ("s3://b/", Bucket("b", "", "https://s3.us-east-1.amazonaws.com", "us-east-1", False)),
+        ("s3://b/a/b%20c/?region=r-1", Bucket("b", "a/b c", "https://s3.r-1.amazonaws.com", "r-1", False)),
+        ("s3://b?style=virtual&region=r-1", Bucket("b", "", "https://b.s3.r-1.amazonaws.com", "r-1", True)),
+        ("s3://b?endpoint=http://minio:9000/", Bucket("b", "", "http://minio:9000", "us-east-1", False)),
+        (
+            "s3://b?endpoint=https://oss.example:1&style=virtual",
+            Bucket("b", "", "https://b.oss.example:1", "us-east-1", True),
+        ),
+    ],
+)
+def test_the_url_of_a_bucket_says_which_and_where(url: str, expected: Bucket) -> None:
+    assert bucket(url) == expected
+
+
+@pytest.mark.parametrize(("url", "expected"), [("sftp://", ""), ("sftp:///", ""), ("sftp:///srv/a%20b/", "/srv/a b")])
+def test_the_url_of_an_sftp_server_may_name_a_folder(url: str, expected: str) -> None:
+    assert folder(url) == expected
+
+
+@pytest.mark.parametrize("content", ["", "-----BEGIN OPENSSH PRIVATE KEY-----"])
+def test_a_file_without_a_private_key_is_one_line(
+    environment: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "key").write_text(content)
+    environment.setenv("ULOS_STORAGE_URL", "sftp://")
+    environment.setenv("ULOS_STORAGE_PRIVATE_KEY_FILE", str(tmp_path / "key"))
+
+    with pytest.raises(ConfigurationError) as refusal:
+        open_storage(read_settings())
+
+    [mistake] = refusal.value.mistakes
+    assert mistake.startswith(f"{tmp_path}/key: holds no private key that REMOTE_STORAGE_PASSWORD opens: ")
+
+
+def test_a_private_key_may_have_a_passphrase(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    passphrase = ENVIRONMENT["REMOTE_STORAGE_PASSWORD"]
+    asyncssh.generate_private_key("ssh-ed25519").write_private_key(tmp_path / "key", "pkcs8-pem", passphrase)
+    environment.setenv("ULOS_STORAGE_URL", "sftp://")
+    environment.setenv("ULOS_STORAGE_PRIVATE_KEY_FILE", str(tmp_path / "key"))
+
+    storage = open_storage(read_settings())
+
+    assert isinstance(storage, SftpStorage)
+    assert storage.private_key is not None
+    assert "s3cret" not in repr(storage)
+
+
+WITHOUT = """
+import sys
+sys.modules[{package!r}] = None
+from faststream.__main__ import cli
+cli()
+"""
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("sftp", "asyncssh"), ("s3", "obstore")])
+def test_an_extra_that_is_missing_is_one_line_that_says_how_to_install_it(scheme: str, package: str) -> None:
+    environment = {"PATH": os.environ["PATH"], **ENVIRONMENT, "ULOS_STORAGE_URL": f"{scheme}://bucket"}
+    environment |= {"ULOS_STORAGE_URL": "sftp://"} if scheme == "sftp" else {}
+    program = WITHOUT.format(package=package)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "run", "ulos_stream.app:app"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        f"ulos-stream: ULOS_STORAGE_URL: {scheme}:// needs {package}, which is not installed: "
+        f"pip install 'ulos-stream[{scheme}]'"
+    ]
 
 
 def test_no_repr_shows_a_password(environment: pytest.MonkeyPatch) -> None:
@@ -180,7 +313,11 @@ def test_a_required_executor_that_nobody_claims_ends_the_start() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("ULOS_JOURNAL_KEY", "hunter2"), ("ULOS_MANAGEMENT_URL", "ftp://admin:hunter2@nowhere")],
+    [
+        ("ULOS_JOURNAL_KEY", "hunter2"),
+        ("ULOS_MANAGEMENT_URL", "ftp://admin:hunter2@nowhere"),
+        ("ULOS_STORAGE_URL", "sftp://one:hunter2@host"),
+    ],
 )
 def test_a_wrong_secret_is_named_and_not_repeated(environment: pytest.MonkeyPatch, variable: str, value: str) -> None:
     environment.setenv(variable, value)

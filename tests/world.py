@@ -259,13 +259,15 @@ async def ulos(*arguments: str, **environment: str) -> "subprocess.CompletedProc
 
 
 class Proxy:
-    """A TCP proxy in front of the broker, to cut its connections, or to speak TLS in its place."""
+    """A TCP proxy in front of a server, to cut its connections, or to speak TLS in its place."""
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
         self._target = (host, port)
         self._tls = tls
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
+        self.connections = 0
+        """How many there have been."""
         self.refuses = False
         """Whether new connections are reset at once."""
         self._open = asyncio.Event()
@@ -280,6 +282,11 @@ class Proxy:
             yield self
             self.drop()
 
+    @property
+    def open(self) -> bool:
+        """Whether there is a connection now."""
+        return bool(self._writers)
+
     def drop(self) -> None:
         """Reset every connection; new ones are welcome."""
         for writer in self._writers:
@@ -289,12 +296,17 @@ class Proxy:
         """Let nothing through any more, and stay connected, as a network that is cut does."""
         self._open.clear()
 
+    def flow(self) -> None:
+        """Let everything through again."""
+        self._open.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refuses:
             writer.transport.abort()
             return
         behind_reader, behind = await asyncio.open_connection(*self._target)
         self._writers |= {writer, behind}
+        self.connections += 1
         async with asyncio.TaskGroup() as group:
             group.create_task(self._pump(reader, behind))
             group.create_task(self._pump(behind_reader, writer))

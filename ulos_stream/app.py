@@ -6,15 +6,16 @@
 """
 
 import asyncio
+import contextlib
 import functools
 import gc
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from faststream import FastStream
 from faststream.rabbit import RabbitBroker
@@ -32,9 +33,9 @@ from ulos_stream.node import Node
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.readiness import Readiness
 from ulos_stream.retry import wait_for
+from ulos_stream.settings import BucketAccess, Settings, access_to, read_settings, tls_context
 from ulos_stream.settings import Node as NodeSettings
-from ulos_stream.settings import Settings, access_to, read_settings, tls_context
-from ulos_stream.storage import Storage
+from ulos_stream.storage import Storage, urls
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 from ulos_stream.telemetry import Log, configure_logging
@@ -227,7 +228,8 @@ def _journal_key(settings: Settings) -> bytes:
     if settings.node.journal_key is not None:
         return settings.node.journal_key.get_secret_value().encode()
     sections = (settings.broker, settings.storage)
-    return derived_key(*(section.password.get_secret_value() for section in sections if section is not None))
+    passwords = (section.password for section in sections if section is not None)
+    return derived_key(*(password.get_secret_value() for password in passwords if password is not None))
 
 
 def _open_broker(settings: Settings, log: Log) -> RabbitBroker:
@@ -262,22 +264,61 @@ def open_storage(settings: Settings) -> Storage:
     """The storage that the scheme of `ULOS_STORAGE_URL` names; connects when it is first used.
 
     Raises:
-        ConfigurationError: A certificate file is wrong.
+        ConfigurationError: A file with certificates or a key is wrong, or an extra of this package is not installed.
     """
     node, server = settings.node, settings.storage
+    scheme = urlsplit(node.storage_url).scheme
     max_bytes = node.archive.zip_mib * 1024 * 1024
     if server is None:
-        return FolderStorage(Path(unquote(urlsplit(node.storage_url).path)), max_bytes)
+        return FolderStorage(Path(urls.folder(node.storage_url)), max_bytes)
+    if isinstance(server, BucketAccess):
+        with _extra("s3"):
+            from ulos_stream.storage.s3 import S3Storage
+        tls_context(node.storage_ca_file)
+        return S3Storage(
+            bucket=urls.bucket(node.storage_url),
+            access_key=server.access_key,
+            authority=node.storage_ca_file.read_bytes() if node.storage_ca_file else None,
+            timeout_s=node.storage_timeout_s,
+            max_bytes=max_bytes,
+        )
+    if scheme == "sftp":
+        with _extra("sftp"):
+            from ulos_stream.storage import sftp
+        return sftp.SftpStorage(
+            host=server.host,
+            port=server.port,
+            username=server.username,
+            password=server.password,
+            private_key=sftp.read_private_key(key, server.password) if (key := node.storage_private_key_file) else None,
+            known_hosts=node.storage_known_hosts or Path("~/.ssh/known_hosts").expanduser(),
+            folder=urls.folder(node.storage_url),
+            connections=settings.stages_at_once + 1,
+            timeout_s=node.storage_timeout_s,
+            max_bytes=max_bytes,
+        )
     return FtpStorage(
         host=server.host,
         port=server.port,
         username=server.username,
         password=server.password,
-        tls=tls_context(node.storage_ca_file) if node.storage_url.startswith("ftps:") else None,
+        tls=tls_context(node.storage_ca_file) if scheme == "ftps" else None,
         connections=settings.stages_at_once + 1,  # for the readiness check
         timeout_s=node.storage_timeout_s,
         max_bytes=max_bytes,
     )
+
+
+@contextlib.contextmanager
+def _extra(scheme: str) -> Iterator[None]:
+    """Import what a storage needs, or say how to install it; the extra is named like the scheme."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            f"ULOS_STORAGE_URL: {scheme}:// needs {missing.name}, which is not installed: "
+            f"pip install 'ulos-stream[{scheme}]'"
+        ) from missing
 
 
 def find_executors(node: NodeSettings) -> Registry:

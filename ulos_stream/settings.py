@@ -10,15 +10,16 @@ import ssl
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ulos_stream.archive import Limits
 from ulos_stream.errors import ConfigurationError
 from ulos_stream.executors.pod import Kubernetes
+from ulos_stream.storage.urls import check_url
 from ulos_stream.topology.connection import Access
 
 Section = TypeVar("Section", bound=BaseSettings)
@@ -28,17 +29,6 @@ def _a_file(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     return path
-
-
-def _storage_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme in ("ftp", "ftps") and (parts.netloc or parts.path not in ("", "/")):
-        raise ValueError("host, port and credentials belong into REMOTE_STORAGE_*; write ftp:// or ftps:// alone")
-    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
-        raise ValueError("must be file:/// and the absolute path of a folder")
-    if parts.scheme not in ("ftp", "ftps", "file"):
-        raise ValueError("must begin with ftp://, ftps:// or file:///")
-    return url
 
 
 def _http_url(url: str) -> str:
@@ -54,7 +44,7 @@ def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(lambda v: [part for part in v.split(separator) if part] if isinstance(v, str) else v)
 
 
-SECRET = ("PASSWORD", "JOURNAL_KEY", "MANAGEMENT_URL")
+SECRET = ("PASSWORD", "JOURNAL_KEY", "MANAGEMENT_URL", "STORAGE_URL")
 """In the names of variables that hold a secret, or a URL that may: their values are not repeated."""
 
 Name = Annotated[str, Field(min_length=1)]
@@ -86,7 +76,7 @@ class MessageBroker(BaseSettings):
 
 
 class RemoteStorage(BaseSettings):
-    """`REMOTE_STORAGE_*`: the FTP server, as ULOS names it."""
+    """`REMOTE_STORAGE_*`: the FTP or SFTP server, as ULOS names it."""
 
     model_config = SettingsConfigDict(env_prefix="REMOTE_STORAGE_", frozen=True)
 
@@ -94,6 +84,28 @@ class RemoteStorage(BaseSettings):
     port: Port
     username: Name
     password: SecretStr
+
+
+class BucketAccess(BaseSettings):
+    """`REMOTE_STORAGE_*` for `s3://`: both, or neither where AWS's own variables or a role of the machine say who."""
+
+    model_config = SettingsConfigDict(env_prefix="REMOTE_STORAGE_", env_ignore_empty=True, frozen=True, extra="ignore")
+
+    username: str | None = None
+    """Access key id."""
+    password: SecretStr | None = None
+    """Secret access key."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("REMOTE_STORAGE_USERNAME and _PASSWORD: set both, or neither")
+        return self
+
+    @property
+    def access_key(self) -> tuple[str, SecretStr] | None:
+        """Id and secret, if they are set."""
+        return None if self.username is None or self.password is None else (self.username, self.password)
 
 
 class Node(BaseSettings):
@@ -120,10 +132,15 @@ class Node(BaseSettings):
     management_url: Annotated[str, AfterValidator(_http_url)] | None = None
     """RabbitMQ's management API, for `ulos topology check` and `ulos lint` alone; port 15672 of the broker's host by
     default, by TLS 15671."""
-    storage_url: Annotated[str, AfterValidator(_storage_url)] = "ftp://"
-    """`ftp://` or `ftps://` (explicit TLS) for the server of `REMOTE_STORAGE_*`, or `file:///folder`."""
+    storage_url: Annotated[str, AfterValidator(check_url)] = "ftp://"
+    """`ftp://`, `ftps://` (explicit TLS) or `sftp:///folder` for the server of `REMOTE_STORAGE_*`,
+    `s3://bucket/folder?region=…&endpoint=…`, or `file:///folder`."""
     storage_ca_file: File | None = None
     """PEM file of a private certificate authority for the storage; the system's ones by default."""
+    storage_known_hosts: File | None = None
+    """File with the host key of an SFTP server, as `ssh-keyscan` writes it; `~/.ssh/known_hosts` by default."""
+    storage_private_key_file: File | None = None
+    """Private key that logs in to an SFTP server in place of the password, which is then its passphrase, if any."""
     storage_timeout_s: Annotated[float, Field(gt=0)] = 120
     """Seconds that one download or upload may take: 100 MiB at 1 MiB/s and some."""
     publish_timeout_s: Annotated[float, Field(gt=0)] = 10
@@ -205,8 +222,8 @@ class Settings:
     """All settings of a node. Secrets are masked in its repr."""
 
     broker: MessageBroker
-    storage: RemoteStorage | None
-    """None when `ULOS_STORAGE_URL` names a folder."""
+    storage: RemoteStorage | BucketAccess | None
+    """None when `ULOS_STORAGE_URL` names a folder of this machine."""
     node: Node
     telemetry: OpenTelemetry
 
@@ -225,8 +242,12 @@ def read_settings() -> Settings:
     mistakes: list[str] = []
     broker = _read(MessageBroker, mistakes)
     node = _read(Node, mistakes)
-    on_ftp = node is None or node.storage_url.startswith("ftp")
-    storage = _read(RemoteStorage, mistakes) if on_ftp else None
+    scheme = "ftp" if node is None else urlsplit(node.storage_url).scheme
+    storage: RemoteStorage | BucketAccess | None = None
+    if scheme == "s3":
+        storage = _read(BucketAccess, mistakes)
+    elif scheme != "file":
+        storage = _read(RemoteStorage, mistakes)
     telemetry = _read(OpenTelemetry, mistakes)
     if mistakes or broker is None or node is None or telemetry is None:
         raise ConfigurationError(*mistakes)
@@ -301,6 +322,8 @@ def _mistake(prefix: str, error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{name}: is not set"
     message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:  # it is about several, and names them
+        return str(message)
     secret = any(word in name for word in SECRET) or isinstance(error["input"], dict)
     value = "" if secret else f" (it is {error['input']!r})"
     return f"{name}: {message[0].lower()}{message[1:]}{value}"

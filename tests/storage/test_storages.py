@@ -1,4 +1,4 @@
-"""What every storage promises: on both FTP servers and on a folder."""
+"""What every storage promises: on both FTP servers, on an SFTP and an S3 server, and in a folder."""
 
 import asyncio
 import os
@@ -6,15 +6,21 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import obstore
 import pytest
 from by_path import ByPath
+from obstore.store import ObjectStore
 from pydantic import SecretStr
+from servers import S3Server, SftpServer
 
 from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.lab import FtpServer
 from ulos_stream.storage import temporary_name
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
+from ulos_stream.storage.s3 import S3Storage
+from ulos_stream.storage.sftp import SftpStorage, read_private_key
+from ulos_stream.storage.urls import bucket
 
 MAX_BYTES = 5 * 1024 * 1024
 CONTENTS = {"empty": b"", "small": b"a zip", "large": os.urandom(MAX_BYTES)}
@@ -28,11 +34,19 @@ class Place:
     storage: ByPath
     root: Path
 
-    def put(self, path: str, content: bytes) -> None:
+    def put(self, path: str, content: bytes, *, long_ago: bool = False) -> None:
         """Lay a file as another party would."""
         file = self.root / path[1:]
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content)
+        if long_ago:
+            os.utime(file, (0, 0))
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path[1:]).read_bytes()
+
+    def remove(self, path: str) -> None:
+        (self.root / path[1:]).unlink()
 
     def files(self) -> dict[str, bytes]:
         return {f"/{file.relative_to(self.root)}": file.read_bytes() for file in self.root.rglob("*") if file.is_file()}
@@ -72,12 +86,11 @@ class Promises:
     async def test_an_upload_over_another_version_says_so_and_changes_nothing(
         self, change: bytes | None, place: Place, tmp_path: Path
     ) -> None:
-        place.put("/a.zip", b"old")
-        os.utime(place.root / "a.zip", (0, 0))
+        place.put("/a.zip", b"old", long_ago=True)
         (tmp_path / "source").write_bytes(b"new one")
         version = await place.storage.download("/a.zip", tmp_path / "target")
 
-        (place.root / "a.zip").unlink()
+        place.remove("/a.zip")
         if change is not None:
             place.put("/a.zip", change)
         with pytest.raises(ArtifactChanged, match="not what was downloaded"):
@@ -119,34 +132,17 @@ class Promises:
         with pytest.raises(ArchiveRejected, match=f"{MAX_BYTES + 1} bytes, and {MAX_BYTES} are allowed"):
             await place.storage.download("/a.zip", tmp_path / "target")
 
-    async def test_an_upload_into_a_folder_that_is_not_there_is_a_fault(self, place: Place, tmp_path: Path) -> None:
-        (tmp_path / "source").write_bytes(b"new")
-
-        with pytest.raises(StorageFault, match=r"upload of '/no folder/a.zip'"):
-            await place.storage.upload(tmp_path / "source", "/no folder/a.zip", stage_id="m")
-
-        assert place.files() == {}
-
     async def test_an_upload_of_what_cannot_be_read_is_a_fault_and_changes_nothing(
         self, place: Place, tmp_path: Path
     ) -> None:
         place.put("/a.zip", b"a")
 
-        with (tmp_path / "source").open("wb") as unreadable, pytest.raises(StorageFault):
-            await place.storage.storage.upload(unreadable, "/a.zip", stage_id="m")
+        with (tmp_path / "source").open("wb") as unreadable:
+            unreadable.write(b"new")
+            with pytest.raises(StorageFault):
+                await place.storage.storage.upload(unreadable, "/a.zip", stage_id="m")
 
         assert place.files() == {"/a.zip": b"a"}
-
-    async def test_an_upload_onto_a_folder_is_a_fault_and_leaves_nothing_behind(
-        self, place: Place, tmp_path: Path
-    ) -> None:
-        place.put("/folder/b.zip", b"b")
-        (tmp_path / "source").write_bytes(b"new")
-
-        with pytest.raises(StorageFault):
-            await place.storage.upload(tmp_path / "source", "/folder", stage_id="m")
-
-        assert place.files() == {"/folder/b.zip": b"b"}
 
     async def test_many_stages_use_it_at_once(self, place: Place, tmp_path: Path) -> None:
         async def stage(number: int) -> None:
@@ -168,7 +164,7 @@ class Promises:
 
         async def watch() -> None:
             while True:
-                seen.append((place.root / "a.zip").read_bytes())
+                seen.append(place.read("/a.zip"))
                 await asyncio.sleep(0)
 
         watcher = asyncio.create_task(watch())
@@ -187,14 +183,37 @@ class Promises:
         await place.storage.aclose()
 
 
-class TestFolder(Promises):
+class PromisesOfFolders(Promises):
+    """What those promise beside it that have folders."""
+
+    async def test_an_upload_into_a_folder_that_is_not_there_is_a_fault(self, place: Place, tmp_path: Path) -> None:
+        (tmp_path / "source").write_bytes(b"new")
+
+        with pytest.raises(StorageFault, match=r"upload of '/no folder/a.zip'"):
+            await place.storage.upload(tmp_path / "source", "/no folder/a.zip", stage_id="m")
+
+        assert place.files() == {}
+
+    async def test_an_upload_onto_a_folder_is_a_fault_and_leaves_nothing_behind(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        place.put("/folder/b.zip", b"b")
+        (tmp_path / "source").write_bytes(b"new")
+
+        with pytest.raises(StorageFault):
+            await place.storage.upload(tmp_path / "source", "/folder", stage_id="m")
+
+        assert place.files() == {"/folder/b.zip": b"b"}
+
+
+class TestFolder(PromisesOfFolders):
     @pytest.fixture
     def place(self, tmp_path: Path) -> Place:
         (tmp_path / "root").mkdir()
         return Place(ByPath(FolderStorage(tmp_path / "root", MAX_BYTES)), tmp_path / "root")
 
 
-class TestFtp(Promises):
+class TestFtp(PromisesOfFolders):
     @pytest.fixture
     async def place(self, ftp_server: FtpServer) -> AsyncIterator[Place]:
         storage = FtpStorage(
@@ -208,4 +227,60 @@ class TestFtp(Promises):
             max_bytes=MAX_BYTES,
         )
         yield Place(ByPath(storage), ftp_server.root)
+        await storage.aclose()
+
+
+class TestSftp(PromisesOfFolders):
+    @pytest.fixture
+    async def place(self, sftp_server: SftpServer) -> AsyncIterator[Place]:
+        storage = SftpStorage(
+            host=sftp_server.host,
+            port=sftp_server.port,
+            username=sftp_server.username,
+            password=SecretStr(""),
+            private_key=read_private_key(sftp_server.private_key, SecretStr("")),
+            known_hosts=sftp_server.known_hosts,
+            folder=str(sftp_server.root),
+            connections=4,
+            timeout_s=30,
+            max_bytes=MAX_BYTES,
+        )
+        yield Place(ByPath(storage), sftp_server.root)
+        await storage.aclose()
+
+
+@dataclass
+class BucketPlace(Place):
+    """A storage in a bucket, which is reached here without it."""
+
+    bucket: ObjectStore
+
+    def put(self, path: str, content: bytes, *, long_ago: bool = False) -> None:
+        obstore.put(self.bucket, path[1:], content)
+
+    def read(self, path: str) -> bytes:
+        return bytes(obstore.get(self.bucket, path[1:]).bytes())
+
+    def remove(self, path: str) -> None:
+        obstore.delete(self.bucket, path[1:])
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            f"/{found['path']}": self.read(f"/{found['path']}") for page in obstore.list(self.bucket) for found in page
+        }
+
+
+class TestS3(Promises):
+    """Where another writing of the same bytes is no other version: a version is its content."""
+
+    @pytest.fixture(params=["", "/a folder/of it"], ids=["bucket", "folder"])
+    async def place(self, s3_server: S3Server, request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+        storage = S3Storage(
+            bucket=bucket(f"{s3_server.url(request.param)}"),
+            access_key=("somebody", SecretStr("secret")),
+            authority=None,
+            timeout_s=30,
+            max_bytes=MAX_BYTES,
+        )
+        yield BucketPlace(ByPath(storage), Path(), s3_server.store(request.param))
         await storage.aclose()
