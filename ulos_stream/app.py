@@ -279,6 +279,7 @@ def find_executors(node: NodeSettings) -> Registry:
         mock_delay_s=node.mock_delay_s,
         node=node.node,
         docker_host=node.docker_host,
+        docker_cert_path=node.docker_cert_path,
     )
 
 

@@ -212,12 +212,25 @@ class RemoteLine(Line):
 
 def _certify(folder: Path) -> ssl.SSLContext:
     """Write the client's part into the folder; returns how the server shows itself and knows the client."""
-    authority, server = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    client = authority.issue_cert("node.example")
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    client.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    client.private_key_pem.write_to_path(folder / "key.pem")
+    authority, server = _authority(folder), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(server)
     authority.configure_trust(server)
     server.verify_mode = ssl.CERT_REQUIRED
     return server
+
+
+def _authority(folder: Path) -> trustme.CA:
+    """One that both sides trust; what a client needs is in the folder."""
+    authority = trustme.CA()
+    client = authority.issue_cert("node.example")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    client.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    client.private_key_pem.write_to_path(folder / "key.pem")
+    return authority
+
+
+def change_client(folder: Path) -> None:
+    """Put a client's certificate in the folder that no server of its authority knows."""
+    trusted = (folder / "ca.pem").read_bytes()
+    _authority(folder)
+    (folder / "ca.pem").write_bytes(trusted)

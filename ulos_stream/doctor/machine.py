@@ -75,13 +75,23 @@ def _mounts(stage: Workspace) -> Diagnosis:
 
 async def _engine(settings: Settings, executors: Registry, required: Collection[str]) -> Diagnosis:
     """Whether a container engine answers and holds its limits; without one only its executors are missing."""
-    engine = Engine(settings.node.docker_host, settings.node.node, call_s=ANSWER_S)
+    node = settings.node
+    engine = Engine(node.docker_host, node.node, certificates=node.docker_cert_path, call_s=ANSWER_S)
     try:
         told = await engine.ask(lambda docker: docker.version())
-        return Diagnosis("engine", "well", f"version {told.get('Version')} answers and holds its limits")
+        text = f"version {told.get('Version')} at {engine.host} answers and holds its limits"
+        if engine.is_local:
+            return Diagnosis("engine", "well", text)
+        text += "; work is copied there and back, and what it takes of the disk is looked at every half second"
+        if node.docker_cert_path is None and not engine.host.startswith("ssh://"):
+            remedy = "whoever reaches it is root there: let it ask for certificates, and set DOCKER_TLS_VERIFY=1"
+            return Diagnosis("engine", "doubtful", f"{text}; without TLS", remedy)
+        return Diagnosis("engine", "well", text)
     except (ExecutorUnavailable, EngineFault) as away:
         needed = [entry for key in required if (entry := executors.claim(key)) and entry.kind == "container"]
-        remedy = "start Docker, or check ULOS_DOCKER_HOST and that this user may use its socket"
+        remedy = "start Docker, or check DOCKER_HOST and that this user may use its socket"
+        if not engine.is_local:
+            remedy = "start Docker there, or check DOCKER_HOST, and ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH"
         return Diagnosis("engine", "wrong" if needed else "doubtful", str(away), remedy)
     finally:
         await engine.aclose()

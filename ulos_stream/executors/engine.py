@@ -82,7 +82,8 @@ class Engine:
         """Containers that have been started, and are waited for."""
         self.is_local = not host or host.startswith("unix://")
         """Whether it is on this machine, as far as its address tells, so that it may see the node's files."""
-        self._host = host
+        self.host = host or ""
+        """Its address; empty until the engine was found where Docker's own client looks."""
         self._certificates = certificates
         self._call_s = call_s
         self._docker: Docker | None = None
@@ -113,10 +114,13 @@ class Engine:
         except aiodocker.DockerError as exc:
             if exc.status == 900:  # aiodocker's own number for "cannot connect"
                 reason = getattr(exc.__context__, "strerror", None) or exc.message
-                raise self._away(f"the container engine at {self._host} cannot be reached: {reason}") from exc
+                raise self._away(f"the container engine at {self.host} cannot be reached: {reason}") from exc
+            if exc.status == 400 and "HTTPS server" in exc.message:  # net/http of Go, before any engine sees it
+                wish = "wants to be spoken to by TLS; set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH"
+                raise ExecutorUnavailable(f"the container engine at {self.host} {wish}") from exc
             raise Refused(exc.message, exc.status) from exc
         except TimeoutError as exc:
-            raise self._away(f"the container engine at {self._host} does not answer") from exc
+            raise self._away(f"the container engine at {self.host} does not answer") from exc
         except (aiohttp.ClientError, OSError, AssertionError, ValueError) as exc:
             raise self._away(f"the container engine broke off: {exc or type(exc).__name__}") from exc
 
@@ -247,13 +251,16 @@ class Engine:
         except AssertionError as exc:
             raise NoEngine("no container engine is to be found on this node; set DOCKER_HOST") from exc
         except ValueError as exc:
-            raise ExecutorUnavailable(f"the container engine's address {self._host!r} is wrong: {exc}") from exc
-        if isinstance(docker.connector, aiohttp.UnixConnector):
+            raise ExecutorUnavailable(f"the container engine's address {self.host!r} is wrong: {exc}") from exc
+        self.host = self.host or docker.docker_host
+        if self.is_local and isinstance(docker.connector, aiohttp.UnixConnector):
             # A run holds two connections and needs a third to be removed: no limit on them, where aiohttp has 100.
-            self._host = f"unix://{docker.connector.path}"
+            self.host = f"unix://{docker.connector.path}"
             self._connector = aiohttp.UnixConnector(docker.connector.path, limit=0)
             await docker.close()
             docker = aiodocker.Docker(url="unix://localhost", connector=self._connector)
+        else:
+            self.is_local = False
         try:
             info = await docker.system.info()
             if reason := shortcoming(info):
@@ -261,6 +268,8 @@ class Engine:
             self.cpus = float(info["NCPU"])
         except BaseException:
             await docker.close()
+            if self._connector is not None:
+                await self._connector.close()
             raise
         return docker
 
@@ -268,9 +277,9 @@ class Engine:
         import aiodocker
         import aiohttp
 
-        scheme, _, address = (self._host or "").partition("://")
+        scheme, _, address = self.host.partition("://")
         if scheme not in ("tcp", "http", "https"):
-            return aiodocker.Docker(url=self._host)
+            return aiodocker.Docker(url=self.host or None)
         context = self._tls_context() if self._certificates else None
         self._connector = aiohttp.TCPConnector(ssl=context or True, limit=0)
         return aiodocker.Docker(url=f"{'https' if context else 'http'}://{address}", connector=self._connector)

@@ -145,7 +145,14 @@ async def _look(executor: Executor) -> str | None:
         return f"no answer within {CHECK_S:g} s"
 
 
-def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, docker_host: str | None) -> Registry:
+def build_registry(
+    paths: Sequence[Path],
+    *,
+    mock_delay_s: float,
+    node: str,
+    docker_host: str | None,
+    docker_cert_path: Path | None = None,
+) -> Registry:
     """Find every executor: the mocks, the entry points of installed packages, the descriptors in `paths`.
 
     Args:
@@ -153,11 +160,12 @@ def build_registry(paths: Sequence[Path], *, mock_delay_s: float, node: str, doc
         mock_delay_s: Seconds that a mock waits.
         node: Name of this node, for the labels of its containers.
         docker_host: Address of the container engine; None: where Docker's own client looks.
+        docker_cert_path: Certificates for it; see `Engine`.
 
     Raises:
         ConfigurationError: One line for each mistake in all of them.
     """
-    engine = Engine(docker_host, node)
+    engine = Engine(docker_host, node, certificates=docker_cert_path)
     mistakes: list[str] = []
     entries = [*_mocks(mock_delay_s), *_installed(mistakes), *_described(paths, engine, mistakes)]
     claims: dict[tuple[str, bool], Entry] = {}
