@@ -157,6 +157,33 @@ async def test_a_run_that_takes_too_much_of_the_disk_is_stopped(tmp_path: Path, 
     assert containers_of(job) == []
 
 
+async def test_a_run_that_makes_files_without_content_is_stopped(
+    tmp_path: Path, line: RemoteLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "MAX_ENTRIES", 500)
+    job, _ = make_job(tmp_path, "i=0; while [ $i -lt 600 ]; do true > $i; i=$((i+1)); done; sleep 600")
+
+    async with container_executor(line.host, line.certificates) as executor:
+        with pytest.raises(ExecutorCrashed, match="more than 500 files"):
+            await executor.run(job)
+
+
+async def test_files_are_counted_by_what_they_are_and_not_by_their_names(tmp_path: Path, line: RemoteLine) -> None:
+    script = """for i in 1 2 3; do true > '"Path":'$i; done; echo made; sleep 600"""
+    job, printout = make_job(tmp_path, script)
+
+    async with open_engine(line.host, certificates=line.certificates) as engine:
+        running = asyncio.create_task(ContainerExecutor(container(), Path("/"), engine).run(job))
+        await printout.shows("made")
+        [left] = await engine.ask(lambda docker: docker.containers.list(filters={"id": containers_of(job)}))
+        more = [most for most in range(20) if await engine.has_more_than(most, left)]
+        listed = await engine.ask(lambda docker: docker._query_json(f"containers/{left.id}/changes"))
+        running.cancel()
+        await asyncio.wait([running])
+
+    assert more == list(range(len(listed)))
+
+
 async def test_a_run_that_takes_too_much_and_ends_before_anybody_looks_has_no_result(
     tmp_path: Path, line: RemoteLine
 ) -> None:

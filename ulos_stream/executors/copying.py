@@ -58,6 +58,8 @@ class Copying:
             await self._engine.put(container, tar)
 
     async def used_bytes(self, container: "DockerContainer", job: Job) -> int | None:
+        if await self._engine.has_more_than(MAX_ENTRIES, container):  # the size of files without content is 0
+            raise ExecutorCrashed(f"stopped: the run left more than {MAX_ENTRIES} files and directories")
         return await self._engine.written_bytes(container)
 
     async def fetch(self, container: "DockerContainer", job: Job) -> None:

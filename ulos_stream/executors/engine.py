@@ -36,6 +36,9 @@ TRANSFER_S = 120.0
 FRAME = struct.Struct(">BxxxL")
 """Header of each piece of a log: the channel and the size of what follows (Docker Engine API, "Stream format")."""
 
+ENTRY = b'"Path":'
+"""What each entry of a list of changes has once: in a name, the engine escapes the quotes."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -157,6 +160,26 @@ class Engine:
         details = await self.ask(lambda _: container.show(size=True))
         return int(details.get("SizeRw", 0))
 
+    async def has_more_than(self, most: int, container: "DockerContainer") -> bool:
+        """Whether more than `most` files and directories differ from those of a container's image.
+
+        All that is read of the answer is what it takes to tell.
+        """
+
+        async def look(docker: "Docker") -> bool:
+            found, last = 0, b""
+            async with docker._query(f"containers/{container.id}/changes") as response:
+                with contextlib.closing(response):
+                    async for block in response.content.iter_any():
+                        text = last + block
+                        found += text.count(ENTRY)
+                        last = text[1 - len(ENTRY) :]  # too short for an entry that was counted; may begin the next
+                        if found > most:
+                            return True
+            return False
+
+        return await self.ask(look)
+
     async def put(self, container: "DockerContainer", tar: IO[bytes]) -> None:
         """Unpack a tar in the root of a container that is not running."""
 
@@ -178,16 +201,14 @@ class Engine:
 
         async def get(docker: "Docker") -> None:
             left_bytes = most_bytes
-            async with (
-                asyncio.timeout(TRANSFER_S),
-                docker._query(_archive(container), params={"path": path}) as response,
-            ):
-                async for block in response.content.iter_any():
-                    left_bytes -= len(block)
-                    if left_bytes < 0:
-                        response.close()
-                        raise TooMuch
-                    tar.write(block)
+            query = docker._query(_archive(container), params={"path": path})
+            async with asyncio.timeout(TRANSFER_S), query as response:
+                with contextlib.closing(response):
+                    async for block in response.content.iter_any():
+                        left_bytes -= len(block)
+                        if left_bytes < 0:
+                            raise TooMuch
+                        tar.write(block)
 
         await self.ask(get, bounded=False)
 
