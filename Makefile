@@ -8,9 +8,11 @@ WORKERS ?= 4
 SEED ?= 1
 ROUNDS ?= 3
 RESULTS ?= faults.jsonl
+IMAGE ?= ulos-stream
+BASE ?= debian:12-slim
 
 .DEFAULT_GOAL := help
-.PHONY: help install services demo test test-chart test-images check docs faults faults-long bench lock
+.PHONY: help install services demo image test test-chart test-images check docs faults faults-long bench lock
 
 help:  ## Show this.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +24,10 @@ services:  ## Install and start what the demo and the tests run on: RabbitMQ, vs
 
 demo: services install  ## Show it all working: sample tasks on real parts, expected and actual end of each.
 	@$(VENV)/bin/ulos demo
+
+image:  ## Build the node's image, IMAGE=ulos-stream, on BASE=debian:12-slim.
+	@docker build --network host --force-rm --build-arg BASE=$(BASE) --tag $(IMAGE) \
+		--build-arg VERSION=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' ulos_stream/__init__.py) .
 
 test: services install  ## Run the test suite on real services.
 	@.ci/services.sh docs

@@ -326,3 +326,28 @@ def test_a_wrong_secret_is_named_and_not_repeated(environment: pytest.MonkeyPatc
         read_settings()
 
     assert "hunter2" not in str(refusal.value)
+
+
+def test_the_container_engine_is_where_dockers_own_variables_say(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("DOCKER_HOST", "tcp://engine.example:2376")
+    environment.setenv("DOCKER_CERT_PATH", "/certificates")
+    unverified = read_settings().node
+    environment.setenv("DOCKER_TLS_VERIFY", "1")
+    verified = read_settings().node
+    environment.setenv("ULOS_DOCKER_HOST", "unix:///run/other.sock")
+    own = read_settings().node
+
+    assert (unverified.docker_host, unverified.docker_cert_path) == ("tcp://engine.example:2376", None)
+    assert verified.docker_cert_path == Path("/certificates")
+    assert own.docker_host == "unix:///run/other.sock"
+
+
+@pytest.mark.parametrize("address", ["tcp://engine.example", "tcp://:2376", "tcp://[::1", "tcp://engine:99999"])
+def test_a_wrong_address_of_the_engine_is_a_line(environment: pytest.MonkeyPatch, address: str) -> None:
+    environment.setenv("DOCKER_HOST", address)
+
+    with pytest.raises(ConfigurationError) as raised:
+        read_settings()
+
+    [mistake] = raised.value.mistakes
+    assert mistake.startswith("ULOS_DOCKER_HOST: ")

@@ -335,6 +335,7 @@ def find_executors(node: NodeSettings) -> Registry:
         node=node.node,
         docker_host=node.docker_host,
         kubernetes=node.kubernetes if node.engine == "kubernetes" else None,
+        docker_cert_path=node.docker_cert_path,
     )
 
 

@@ -40,6 +40,20 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _engine_address(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme in ("tcp", "http", "https") and (not parts.hostname or not parts.port or parts.path.strip("/")):
+        raise ValueError("must be tcp://, a host and a port, like tcp://engine.example:2376")
+    return address
+
+
+def _docker_certificates() -> Path | None:
+    """What Docker's own client goes by: with any `DOCKER_TLS_VERIFY`, the folder of `DOCKER_CERT_PATH`."""
+    if not os.environ.get("DOCKER_TLS_VERIFY"):
+        return None
+    return Path(os.environ.get("DOCKER_CERT_PATH") or Path.home() / ".docker")
+
+
 def _split(separator: str) -> BeforeValidator:
     return BeforeValidator(lambda v: [part for part in v.split(separator) if part] if isinstance(v, str) else v)
 
@@ -162,8 +176,8 @@ class Node(BaseSettings):
     grace_s: Annotated[float, Field(ge=0)] = 30
     """Seconds that running stages get after SIGTERM: what Kubernetes waits by default."""
     work_dir: Path = Field(default_factory=lambda: Path(tempfile.gettempdir()))
-    """Where the directories of running stages are made, the system's place for temporary files by default. A
-    container engine must see the same path."""
+    """Where the directories of running stages are made, the system's place for temporary files by default. A container
+    engine on this machine had best see the same path."""
     executors_path: Annotated[tuple[Path, ...], NoDecode, _split(os.pathsep)] = ()
     """Folders with an `executor.toml`, or with one in each subfolder, separated by `:`; the shipped ones by default."""
     require_executors: Annotated[tuple[str, ...], NoDecode, _split(",")] = ()
@@ -173,8 +187,14 @@ class Node(BaseSettings):
     engine: Literal["docker", "kubernetes"] = "docker"
     """What runs container executors: a container engine with Docker's API, or Jobs of a Kubernetes cluster
     (experimental, needs the extra `kubernetes`). The descriptors are the same."""
-    docker_host: str | None = None
-    """Address of the container engine; `DOCKER_HOST` or the usual sockets by default."""
+    docker_host: Annotated[str, AfterValidator(_engine_address)] | None = Field(
+        default_factory=lambda: os.environ.get("DOCKER_HOST") or None, validate_default=True
+    )
+    """Address of the container engine; `DOCKER_HOST` or the usual sockets by default. Work is mounted for an engine
+    that sees this node's files, and copied there and back otherwise, always over `tcp://`."""
+    docker_cert_path: Path | None = Field(default_factory=_docker_certificates)
+    """Folder with `ca.pem`, `cert.pem` and `key.pem`: an engine at `tcp://` is spoken to by TLS, and both sides are
+    verified. `DOCKER_CERT_PATH` by default, where `DOCKER_TLS_VERIFY` is set."""
     kubernetes: Kubernetes = Kubernetes()
     """`ULOS_KUBERNETES_*`: how container executors run as Jobs."""
     journal_key: Annotated[SecretStr, Field(min_length=16)] | None = None

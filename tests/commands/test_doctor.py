@@ -16,6 +16,7 @@ from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 from test_topology import api
+from workbench import RemoteLine
 from world import World, a_world, ulos
 
 from ulos_stream.doctor.storage import skew_s
@@ -294,6 +295,27 @@ async def test_a_cluster_without_a_policy_against_the_network_is_found(
     assert found["engine"][0] == state
     assert ("docs/kubernetes.md" in found["engine"][2]) == (state == "doubtful")
     assert found["mounts"][0] == "not checked"
+
+
+async def test_a_remote_engine_is_well_by_tls_and_doubtful_without(world: World, tmp_path: Path) -> None:
+    (tmp_path / "client").mkdir()
+    async with RemoteLine(tmp_path / "client") as secret, RemoteLine(None) as plain:
+        tls = {"DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path / "client")}
+        by_tls = await examine(world, DOCKER_HOST=secret.host, **tls)
+        code, found = await examine(world, DOCKER_HOST=plain.host)
+
+    assert by_tls == (0, {})
+    assert (code, states(found)) == (0, {"engine": "doubtful"})
+    assert f"at {plain.host} answers" in found["engine"][1]
+    assert "copied there and back" in found["engine"][1]
+    assert "DOCKER_TLS_VERIFY=1" in found["engine"][2]
+
+
+async def test_a_remote_engine_that_is_away_is_said_with_what_to_look_at(world: World) -> None:
+    _, found = await examine(world, DOCKER_HOST="tcp://127.0.0.1:1")
+
+    assert "cannot be reached" in found["engine"][1]
+    assert "cert.pem and key.pem in DOCKER_CERT_PATH" in found["engine"][2]
 
 
 @pytest.mark.parametrize(("required", "state", "code"), [("", "doubtful", 0), ("draw", "wrong", 1)])

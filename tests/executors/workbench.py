@@ -6,12 +6,15 @@ import hashlib
 import io
 import json
 import os
+import ssl
 import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import trustme
 
 from ulos_stream.executors import Job, Output
 from ulos_stream.executors.container import ContainerExecutor
@@ -78,8 +81,10 @@ def process(*command: str, folder: Path = Path("/"), **overrides: Any) -> Proces
 
 
 @contextlib.asynccontextmanager
-async def open_engine(host: str | None = None, *, call_s: float = 30.0) -> AsyncIterator[Engine]:
-    engine = Engine(host, node=f"node-{uuid.uuid4()}", call_s=call_s)
+async def open_engine(
+    host: str | None = None, *, certificates: Path | None = None, call_s: float = 30.0
+) -> AsyncIterator[Engine]:
+    engine = Engine(host, node=f"node-{uuid.uuid4()}", certificates=certificates, call_s=call_s)
     try:
         yield engine
     finally:
@@ -87,8 +92,10 @@ async def open_engine(host: str | None = None, *, call_s: float = 30.0) -> Async
 
 
 @contextlib.asynccontextmanager
-async def container_executor(host: str | None = None, **overrides: Any) -> AsyncIterator[ContainerExecutor]:
-    async with open_engine(host) as engine:
+async def container_executor(
+    host: str | None = None, certificates: Path | None = None, **overrides: Any
+) -> AsyncIterator[ContainerExecutor]:
+    async with open_engine(host, certificates=certificates) as engine:
         yield ContainerExecutor(container(**overrides), Path("/"), engine)
 
 
@@ -122,9 +129,12 @@ class Line:
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
 
-    async def __aenter__(self) -> "Line":
-        self._server = await asyncio.start_unix_server(self._serve, self.host.removeprefix("unix://"))
+    async def __aenter__(self) -> Self:
+        self._server = await self._listen()
         return self
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._serve, self.host.removeprefix("unix://"))
 
     async def __aexit__(self, *_: object) -> None:
         self.cut()
@@ -139,8 +149,9 @@ class Line:
         if self._server is not None:
             self._server.close()
         self.drop()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.host.removeprefix("unix://"))
+        if self.host.startswith("unix://"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.host.removeprefix("unix://"))
 
     def silence(self) -> None:
         """Let nothing through any more, and stay connected."""
@@ -177,3 +188,49 @@ class Line:
             target.write(data)
             await target.drain()
         target.close()
+
+
+class RemoteLine(Line):
+    """The same to an engine that seems to be on another machine: by TCP, and by TLS with certificates on both sides.
+
+    Args:
+        certificates: Folder for what a client needs, as Docker names it; None: no TLS.
+    """
+
+    def __init__(self, certificates: Path | None) -> None:
+        super().__init__()
+        self.certificates = certificates
+        self._tls = None if certificates is None else _certify(certificates)
+        self._port = 0
+
+    async def _listen(self) -> asyncio.Server:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, ssl=self._tls)
+        self._port = server.sockets[0].getsockname()[1]
+        self.host = f"tcp://127.0.0.1:{self._port}"
+        return server
+
+
+def _certify(folder: Path) -> ssl.SSLContext:
+    """Write the client's part into the folder; returns how the server shows itself and knows the client."""
+    authority, server = _authority(folder), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(server)
+    server.verify_mode = ssl.CERT_REQUIRED
+    return server
+
+
+def _authority(folder: Path) -> trustme.CA:
+    """One that both sides trust; what a client needs is in the folder."""
+    authority = trustme.CA()
+    client = authority.issue_cert("node.example")
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    client.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    client.private_key_pem.write_to_path(folder / "key.pem")
+    return authority
+
+
+def change_client(folder: Path) -> None:
+    """Put a client's certificate in the folder that no server of its authority knows."""
+    trusted = (folder / "ca.pem").read_bytes()
+    _authority(folder)
+    (folder / "ca.pem").write_bytes(trusted)

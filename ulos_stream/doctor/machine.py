@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Collection
+from dataclasses import replace
 
 from ulos_stream.doctor import Diagnosis
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, NodeFault
@@ -77,36 +78,49 @@ def _mounts(stage: Workspace) -> Diagnosis:
 
 
 async def _engine(settings: Settings, executors: Registry, required: Collection[str]) -> Diagnosis:
-    """Whether a container engine answers and holds its limits; without one only its executors are missing."""
-    on_kubernetes = settings.node.engine == "kubernetes"
-    try:
-        text = await (_cluster(settings) if on_kubernetes else _docker(settings))
-        return Diagnosis("engine", "well", text)
-    except (ExecutorUnavailable, EngineFault) as away:
-        needed = [entry for key in required if (entry := executors.claim(key)) and entry.kind == "container"]
-        remedy = "start Docker, or check ULOS_DOCKER_HOST and that this user may use its socket"
-        if on_kubernetes:
-            remedy = "docs/kubernetes.md has the Role and the NetworkPolicy that a node needs; the chart makes both"
-        return Diagnosis("engine", "wrong" if needed else "doubtful", str(away), remedy)
+    """Whether what runs containers answers and holds its limits; without it only their executors are missing."""
+    looked_at = await (_cluster(settings) if settings.node.engine == "kubernetes" else _docker(settings))
+    if looked_at.state == "wrong" and not any(
+        entry.kind == "container" for key in required if (entry := executors.claim(key))
+    ):
+        return replace(looked_at, state="doubtful")
+    return looked_at
 
 
-async def _docker(settings: Settings) -> str:
-    engine = Engine(settings.node.docker_host, settings.node.node, call_s=ANSWER_S)
+async def _docker(settings: Settings) -> Diagnosis:
+    node = settings.node
+    engine = Engine(node.docker_host, node.node, certificates=node.docker_cert_path, call_s=ANSWER_S)
     try:
         told = await engine.ask(lambda docker: docker.version())
-        return f"version {told.get('Version')} answers and holds its limits"
+    except (ExecutorUnavailable, EngineFault) as away:
+        remedy = "start Docker, or check DOCKER_HOST and that this user may use its socket"
+        if not engine.is_local:
+            remedy = "start Docker there, or check DOCKER_HOST, and ca.pem, cert.pem and key.pem in DOCKER_CERT_PATH"
+        return Diagnosis("engine", "wrong", str(away), remedy)
     finally:
         await engine.aclose()
+    text = f"version {told.get('Version')} at {engine.host} answers and holds its limits"
+    if engine.is_local:
+        return Diagnosis("engine", "well", text)
+    text += "; work is copied there and back, and what it takes of the disk is looked at every half second"
+    if node.docker_cert_path is None and not engine.host.startswith("ssh://"):
+        remedy = "whoever reaches it is root there: let it ask for certificates, and set DOCKER_TLS_VERIFY=1"
+        return Diagnosis("engine", "doubtful", f"{text}; without TLS", remedy)
+    return Diagnosis("engine", "well", text)
 
 
-async def _cluster(settings: Settings) -> str:
+async def _cluster(settings: Settings) -> Diagnosis:
     cluster = Cluster(settings.node.kubernetes, settings.node.node, call_s=ANSWER_S)
     try:
         if reason := await cluster.shortcoming("none"):
             raise ExecutorUnavailable(reason)
-        return "the cluster answers, lets this node make Jobs, and has a policy that keeps them from the network"
+    except (ExecutorUnavailable, EngineFault) as away:
+        remedy = "docs/kubernetes.md has the Role and the NetworkPolicy that a node needs; the chart makes both"
+        return Diagnosis("engine", "wrong", str(away), remedy)
     finally:
         await cluster.aclose()
+    text = "the cluster answers, lets this node make Jobs, and has a policy that keeps them from the network"
+    return Diagnosis("engine", "well", text)
 
 
 async def _executors(executors: Registry, required: Collection[str], *, skip_containers: bool) -> list[Diagnosis]:

@@ -1,25 +1,24 @@
 """Executors that are images: for untrusted code, held by the limits of its sandbox.
 
-sweep ▶ enclose ▶ create ▶ attach ▶ start ▶ wait ▶ verdict ▶ remove
-        └─────────────────── whatever happens ───────────────▲
+sweep ▶ create ▶ send ▶ attach ▶ start ▶ wait ▶ fetch ▶ verdict ▶ remove
+        └───────────────────── whatever happens ───────────────────▲
 """
 
 import asyncio
 import contextlib
 import logging
-import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable, UlosError
 from ulos_stream.executors import Job, finish
+from ulos_stream.executors.copying import Copying
 from ulos_stream.executors.descriptor import ContainerDescriptor
-from ulos_stream.executors.directory import Overgrown, give, measure
-from ulos_stream.executors.disk import Unlimited, enclose, release, settle, withdraw
 from ulos_stream.executors.engine import Engine, Refused
+from ulos_stream.executors.mounting import Mounting, Unseen
 from ulos_stream.executors.printed import Printed
-from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, hosts_file, limits, owner
+from ulos_stream.executors.sandbox import MIB, limits
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
 
@@ -45,8 +44,38 @@ INITS = (b"[FATAL tini (", b"ERROR (catatonit:")
 _log = logging.getLogger(__name__)
 
 
+class Files(Protocol):
+    """How the job's directory gets into a container, and back: mounted, or copied both ways."""
+
+    def mistake(self) -> str | None:
+        """Why this node cannot give the run its files, by what the descriptor asks for; None when it can."""
+        ...
+
+    async def create(self, job: Job) -> "DockerContainer":
+        """Make a container that has, or can be sent, the files.
+
+        Raises:
+            Refused: The engine does not make it; `Unseen` where it would have to be sent the files.
+            Crash: The work is more than a run may have.
+            Fault: The engine or the node's disk failed.
+        """
+        ...
+
+    async def send(self, container: "DockerContainer", job: Job) -> None:
+        """Have the files in the container before its start."""
+        ...
+
+    async def used_bytes(self, container: "DockerContainer", job: Job) -> int | None:
+        """What a run takes of the disk right now; None where it is held by a limit, and need not be looked at."""
+        ...
+
+    async def fetch(self, container: "DockerContainer", job: Job) -> None:
+        """Have what the run left in the job's directory, once it has ended."""
+        ...
+
+
 class ContainerExecutor:
-    """Runs an image in a new container, with the job's directory mounted.
+    """Runs an image in a new container, on the files of a job.
 
     Args:
         descriptor: What to run, and within which limits.
@@ -58,7 +87,9 @@ class ContainerExecutor:
         self._descriptor = descriptor
         self._folder = folder
         self._engine = engine
-        self._unlimited = ""
+        self._copying, self._mounting = Copying(descriptor, engine), Mounting(descriptor, engine)
+        self._is_seen = True
+        """Whether the engine sees the node's files, as far as is known."""
 
     @property
     def output_limit_bytes(self) -> int:
@@ -69,16 +100,18 @@ class ContainerExecutor:
         return self._descriptor.device
 
     async def run(self, job: Job) -> Verdict:
-        if mistake := self._wrong_user() or await self._wrong_runtime():
+        if mistake := await self._mistake():
             raise ExecutorUnavailable(mistake)
         await self._sweep(job)
+        await finish(asyncio.to_thread(discard_verdict, self._descriptor, job.directory))
         creating = asyncio.create_task(self._create(job))
         try:
-            container = await asyncio.shield(creating)
+            files, container = await asyncio.shield(creating)
+            await files.send(container, job)
             with self._engine.counted():
-                exit_code = await self._execute(container, job)
+                exit_code = await self._execute(container, files, job)
             job.facts["exit_code"] = str(exit_code)
-            await finish(asyncio.to_thread(settle, job.directory))
+            await files.fetch(container, job)
             if exit_code == KILLED and await self._engine.ran_out_of_memory(container):
                 limit = f"{self._descriptor.sandbox.memory_mib} MiB"
                 raise ExecutorCrashed(f"out of memory: killed at its limit of {limit}, files in /tmp included")
@@ -90,10 +123,8 @@ class ContainerExecutor:
             await finish(self._remove(creating, job))
 
     async def check(self) -> str | None:
-        if mistake := self._wrong_user():
-            return mistake
         try:
-            if mistake := await self._wrong_runtime():
+            if mistake := await self._mistake():
                 return mistake
             await self._engine.ask(lambda docker: docker.images.inspect(self._descriptor.image))
         except Refused as exc:
@@ -102,11 +133,12 @@ class ContainerExecutor:
             return str(exc)
         return None
 
-    def _wrong_user(self) -> str | None:
-        owns = owner(self._descriptor.sandbox)
-        if owns is None or os.getuid() == 0 or owns == (os.getuid(), os.getgid()):
-            return None
-        return f"sandbox.user = {self._descriptor.sandbox.user!r} needs a node that runs as root"
+    @property
+    def _files(self) -> Files:
+        return self._mounting if self._is_seen and self._engine.is_local else self._copying
+
+    async def _mistake(self) -> str | None:
+        return self._files.mistake() or await self._wrong_runtime()
 
     async def _wrong_runtime(self) -> str | None:
         runtime = self._descriptor.sandbox.runtime
@@ -121,41 +153,17 @@ class ContainerExecutor:
             advice = f"build it with `ulos executor build {self._folder}`"
         return f"the image {image!r} is not on this node; {advice}"
 
-    def _prepare(self, job: Job) -> Path:
-        """Make all ready for the container; returns what it is given as the job's directory."""
-        discard_verdict(self._descriptor, job.directory)
-        owns = owner(self._descriptor.sandbox)
-        if owns is not None and os.getuid() == 0:
-            give(job.directory, *owns)
-        hosts_file(job).write_text(LOCALHOST)
-        hosts_file(job).chmod(0o644)
-        if not self._unlimited:
+    async def _create(self, job: Job) -> "tuple[Files, DockerContainer]":
+        files = self._files
+        try:
             try:
-                return enclose(job.directory, self._descriptor.sandbox.disk_mib)
-            except Unlimited as exc:
-                self._watch_instead(str(exc))
-        return job.directory
-
-    def _watch_instead(self, reason: str) -> None:
-        """Do without a disk for each run from now on, and say so: looking at it is coarser than a limit."""
-        self._unlimited = reason
-        _log.warning("%s: no disk of a run's own, it is only looked at: %s", self._descriptor.image, reason)
-
-    async def _create(self, job: Job) -> "DockerContainer":
-        work = await asyncio.to_thread(self._prepare, job)
-        try:
-            return await self._create_with(work, job)
-        except (ExecutorUnavailable, Refused) as exc:
-            if work == job.directory or str(work) not in str(exc):  # every engine names the path that it misses
-                raise
-        await asyncio.to_thread(release, job.directory)
-        self._watch_instead("the engine does not see what this node mounts")
-        return await self._create_with(job.directory, job)
-
-    async def _create_with(self, work: Path, job: Job) -> "DockerContainer":
-        config = configuration(self._descriptor, job, work, node=self._engine.node, cpus=self._engine.cpus)
-        try:
-            return await self._engine.ask(lambda docker: docker.containers.create(config))
+                return files, await files.create(job)
+            except Unseen as exc:
+                _log.warning(
+                    "%s: the engine does not see its files, so they are copied: %s", self._descriptor.image, exc
+                )
+                self._is_seen = False
+                return self._copying, await self._copying.create(job)
         except Refused as exc:
             if exc.status == 404:
                 raise ExecutorUnavailable(self._missing()) from exc
@@ -167,18 +175,17 @@ class ContainerExecutor:
         """Remove what an earlier attempt of this node at this job has left. Other nodes look after theirs."""
         await self._engine.sweep(f"ulos.node={self._engine.node}", f"ulos.message={job.message_id}")
 
-    async def _remove(self, creating: "asyncio.Task[DockerContainer]", job: Job) -> None:
+    async def _remove(self, creating: "asyncio.Task[tuple[Files, DockerContainer]]", job: Job) -> None:
         await asyncio.wait([creating])
         if creating.exception() is None:
-            await self._engine.remove(creating.result())
+            await self._engine.remove(creating.result()[1])
         elif isinstance(creating.exception(), EngineFault):  # it may be made all the same, a little later
             await asyncio.sleep(LATE_S)
             with contextlib.suppress(UlosError):
                 await self._sweep(job)
-        hosts_file(job).unlink(missing_ok=True)
-        await asyncio.to_thread(withdraw, job.directory)
+        await self._mounting.clear(job)
 
-    async def _execute(self, container: "DockerContainer", job: Job) -> int:
+    async def _execute(self, container: "DockerContainer", files: Files, job: Job) -> int:
         """Start the container, follow it to its end, and return its exit code."""
         image, program = self._descriptor.image, self._descriptor.command[0]
         printed = Printed(job.output)
@@ -191,7 +198,7 @@ class ContainerExecutor:
             await self._start(container)
             async with asyncio.TaskGroup() as group:
                 copying = group.create_task(self._copy(stream, printed))
-                watching = group.create_task(self._watch(container, job.directory))
+                watching = group.create_task(self._watch(container, files, job))
                 exit_code = await self._wait(container)
                 watching.cancel()
                 await asyncio.wait([copying], timeout=DRAIN_S)
@@ -238,23 +245,15 @@ class ContainerExecutor:
                 return
             printed.write(message.stream, message.data)
 
-    async def _watch(self, container: "DockerContainer", directory: Path) -> None:
-        """Raise when the run takes more of the disk than it may, where no file system of its own holds it."""
-        sandbox = self._descriptor.sandbox
-        enclosed = directory.is_mount()
-        if enclosed and sandbox.read_only:
-            return
-        pause_s = LOOK_S[0]
+    async def _watch(self, container: "DockerContainer", files: Files, job: Job) -> None:
+        """Raise when the run takes more of the disk than it may, where nothing else holds it."""
+        limit_mib, pause_s = self._descriptor.sandbox.disk_mib, LOOK_S[0]
         while True:
             await asyncio.sleep(pause_s)
             begun = time.monotonic()
-            try:
-                used_bytes = 0 if enclosed else await asyncio.to_thread(measure, directory)
-            except Overgrown as exc:
-                raise ExecutorCrashed(f"stopped: the run left {exc}") from exc
-            if not sandbox.read_only:
-                details = await self._engine.ask(lambda _: container.show(size=True))
-                used_bytes += details.get("SizeRw", 0)
-            if used_bytes > sandbox.disk_mib * MIB:
-                raise ExecutorCrashed(f"stopped: the run left more than {sandbox.disk_mib} MiB on the disk")
+            used_bytes = await files.used_bytes(container, job)
+            if used_bytes is None:
+                return
+            if used_bytes > limit_mib * MIB:
+                raise ExecutorCrashed(f"stopped: the run left more than {limit_mib} MiB on the disk")
             pause_s = sorted((*LOOK_S, 20 * (time.monotonic() - begun)))[1]

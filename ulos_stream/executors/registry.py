@@ -155,6 +155,7 @@ def build_registry(
     node: str,
     docker_host: str | None,
     kubernetes: Kubernetes | None = None,
+    docker_cert_path: Path | None = None,
 ) -> Registry:
     """Find every executor: the mocks, the entry points of installed packages, the descriptors in `paths`.
 
@@ -164,11 +165,14 @@ def build_registry(
         node: Name of this node, for the labels of its containers.
         docker_host: Address of the container engine; None: where Docker's own client looks.
         kubernetes: Run containers as Jobs of a cluster instead.
+        docker_cert_path: Certificates for it; see `Engine`.
 
     Raises:
         ConfigurationError: One line for each mistake in all of them.
     """
-    engine = Engine(docker_host, node) if kubernetes is None else Cluster(kubernetes, node)
+    engine = (
+        Engine(docker_host, node, certificates=docker_cert_path) if kubernetes is None else Cluster(kubernetes, node)
+    )
     mistakes: list[str] = []
     entries = [*_mocks(mock_delay_s), *_installed(mistakes), *_described(paths, engine, mistakes)]
     claims: dict[tuple[str, bool], Entry] = {}

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ulos_stream.executors import Job
@@ -17,6 +17,11 @@ NEEDLESS_CAPABILITIES = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"]
 """Those of Docker's default ones that no job needs: with the host's network, raw sockets overhear it."""
 LOCALHOST = "127.0.0.1 localhost\n::1 localhost\n"
 """`/etc/hosts` of a container without a network; the engine leaves it empty."""
+READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+"""What engines make read-only in every container, unless they are told what instead."""
+SYSTEM = ["/bin", "/boot", "/etc", "/home", "/lib", "/lib32", "/lib64", "/media"]
+SYSTEM += ["/mnt", "/opt", "/root", "/run", "/sbin", "/srv", "/usr", "/var"]
+"""The directories of a root (Filesystem Hierarchy Standard 3.0) that no run needs to write to."""
 MIB = 1024 * 1024
 
 
@@ -62,13 +67,16 @@ def hosts_file(job: Job) -> Path:
     return job.directory.with_name(f"{job.directory.name}.hosts")
 
 
-def configuration(descriptor: ContainerDescriptor, job: Job, work: Path, *, node: str, cpus: float) -> dict[str, Any]:
+def configuration(
+    descriptor: ContainerDescriptor, job: Job, work: Path | None, *, node: str, cpus: float
+) -> dict[str, Any]:
     """The body of the engine's `POST /containers/create` (Docker Engine API 1.41).
 
     Args:
         descriptor: What runs and within which limits.
         job: What the container is labelled with.
-        work: The job's directory, as the engine is to find it: all of the node that the container sees.
+        work: The job's directory, as the engine is to find it: all of the node that the container sees. None: it
+            sees nothing, and is given a copy.
         node: Name of the node, for the label.
         cpus: Cores that the engine has; it refuses to promise more.
     """
@@ -82,7 +90,7 @@ def configuration(descriptor: ContainerDescriptor, job: Job, work: Path, *, node
         # With nothing but a loopback of its own, the container is none of the engine's network's business:
         # it starts 0.1 s sooner, and Docker 20.10 cannot lock up over it (moby/moby#46661).
         "NetworkDisabled": sandbox.network == "none",
-        "HostConfig": _host_config(sandbox) | {"Mounts": _mounts(descriptor, job, work)},
+        "HostConfig": _host_config(sandbox) | (_mounted(descriptor, job, work) if work else _written(descriptor)),
     }
     config["HostConfig"]["NanoCpus"] = int(min(sandbox.cpus, cpus) * 1e9)
     if owns := owner(sandbox):
@@ -96,13 +104,21 @@ def configuration(descriptor: ContainerDescriptor, job: Job, work: Path, *, node
     return config
 
 
-def _mounts(descriptor: ContainerDescriptor, job: Job, work: Path) -> list[dict[str, Any]]:
+def _mounted(descriptor: ContainerDescriptor, job: Job, work: Path) -> dict[str, Any]:
     """Bind mounts that fail if their source is missing; `Binds` would make it, as root."""
     mounts: list[dict[str, Any]] = [{"Type": "bind", "Source": str(work.absolute()), "Target": descriptor.mount}]
     if descriptor.sandbox.network == "none":
         hosts = str(hosts_file(job).absolute())
         mounts.append({"Type": "bind", "Source": hosts, "Target": "/etc/hosts", "ReadOnly": True})
-    return mounts
+    return {"Mounts": mounts}
+
+
+def _written(descriptor: ContainerDescriptor) -> dict[str, Any]:
+    """A root that the engine can write the work to; what a root has beside it is read-only for the run."""
+    if not descriptor.sandbox.read_only:
+        return {}
+    kept = [path for path in SYSTEM if not PurePosixPath(descriptor.mount).is_relative_to(path)]
+    return {"ReadonlyRootfs": False, "ReadonlyPaths": [*READ_ONLY, *kept]}
 
 
 def _host_config(sandbox: Sandbox) -> dict[str, Any]:

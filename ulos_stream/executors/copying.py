@@ -1,0 +1,156 @@
+"""A run's files on an engine that sees none of the node's: they travel there and back as tars.
+
+They lie in the container's own layer, which the engine keeps until the container is removed, whatever ends the run.
+A volume would need a container of its own to be measured, and one in memory is charged to the run. So the root cannot
+be the engine's read-only one, which takes no files either: the image's directories are made read-only one by one.
+
+Measured on two cores: 0.04 s there and 0.02 s back, for a few small files; 100 MiB take 1 s in all.
+"""
+
+import asyncio
+import contextlib
+import io
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from ulos_stream.errors import EngineFault, ExecutorCrashed
+from ulos_stream.executors import Job, finish
+from ulos_stream.executors.descriptor import ContainerDescriptor
+from ulos_stream.executors.directory import MAX_ENTRIES, MAX_LEVELS, Overgrown
+from ulos_stream.executors.engine import Engine, Refused, TooMuch
+from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, owner
+
+if TYPE_CHECKING:
+    from aiodocker.containers import DockerContainer
+
+HEADER_BYTES = 1024
+"""What an entry of a tar takes beside its content, filled up to blocks of 512 bytes."""
+
+
+class Copying:
+    """The job's directory is copied into the container before the run, and back after it.
+
+    Args:
+        descriptor: What runs, and within which limits.
+        engine: Where it runs.
+    """
+
+    def __init__(self, descriptor: ContainerDescriptor, engine: Engine) -> None:
+        self._descriptor = descriptor
+        self._engine = engine
+
+    def mistake(self) -> str | None:
+        return None
+
+    async def create(self, job: Job) -> "DockerContainer":
+        return await self._engine.create(
+            configuration(self._descriptor, job, None, node=self._engine.node, cpus=self._engine.cpus)
+        )
+
+    async def send(self, container: "DockerContainer", job: Job) -> None:
+        with tempfile.TemporaryFile(dir=job.directory.parent) as tar:
+            await finish(asyncio.to_thread(_pack, job.directory, tar, self._descriptor))
+            await self._engine.put(container, tar)
+
+    async def used_bytes(self, container: "DockerContainer", job: Job) -> int | None:
+        if await self._engine.has_more_than(MAX_ENTRIES, container):  # the size of files without content is 0
+            raise ExecutorCrashed(f"stopped: the run left more than {MAX_ENTRIES} files and directories")
+        return await self._engine.written_bytes(container)
+
+    async def fetch(self, container: "DockerContainer", job: Job) -> None:
+        limit_mib = self._descriptor.sandbox.disk_mib
+        most_bytes = limit_mib * MIB + MAX_ENTRIES * HEADER_BYTES
+        try:
+            with tempfile.TemporaryFile(dir=job.directory.parent) as tar:
+                await self._engine.get(container, self._descriptor.mount, tar, most_bytes)
+                await finish(asyncio.to_thread(unpack, tar, job.directory, limit_mib * MIB))
+        except TooMuch as exc:
+            raise ExecutorCrashed(f"the run left more than {limit_mib} MiB on the disk") from exc
+        except Overgrown as exc:
+            raise ExecutorCrashed(f"the run left {exc}") from exc
+        except Refused as exc:
+            if exc.status == 404 and await self._engine.has(container):
+                raise ExecutorCrashed(f"the run removed its own directory, {self._descriptor.mount}") from exc
+            raise
+
+
+def _pack(directory: Path, file: IO[bytes], descriptor: ContainerDescriptor) -> None:
+    """Write a freshly unpacked directory, as the container is to have it, relative to its root."""
+    uid, gid = owner(descriptor.sandbox) or (os.getuid(), os.getgid())
+
+    def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid, member.gid, member.uname, member.gname = uid, gid, "", ""
+        return member
+
+    mount = descriptor.mount.lstrip("/")
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo(mount))  # a file takes the place of what the image has there, as a mount would
+        tar.add(directory, arcname=mount, filter=owned)
+        if descriptor.sandbox.network == "none":
+            hosts = tarfile.TarInfo("etc/hosts")
+            hosts.size, hosts.mtime = len(LOCALHOST), int(time.time())
+            tar.addfile(hosts, io.BytesIO(LOCALHOST.encode()))
+    file.seek(0)
+
+
+def unpack(file: IO[bytes], directory: Path, limit_bytes: int) -> None:
+    """Put in place of a directory's content what a tar holds that the engine made of untrusted files.
+
+    Only regular files and directories: what else there is, a stage's result leaves out anyway. Since nothing here is
+    ever a link, a path that does not climb stays inside. Of a mode, the executable bit is left.
+
+    Args:
+        file: The tar, all of it in one directory; read from its beginning.
+        directory: Nobody else may write there.
+        limit_bytes: The most that all files together may hold.
+
+    Raises:
+        TooMuch: They hold more.
+        Overgrown: There are more entries, or levels, than a directory may have.
+        EngineFault: It is no whole tar.
+    """
+    file.seek(0)
+    shutil.rmtree(directory)
+    directory.mkdir()
+    left_bytes = limit_bytes
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for entries, member in enumerate(tar, start=1):
+                tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
+                if entries > MAX_ENTRIES:
+                    raise Overgrown(f"more than {MAX_ENTRIES} files and directories")
+                left_bytes -= member.size
+                if left_bytes < 0:
+                    raise TooMuch
+                _extract(tar, member, directory)
+    except tarfile.TarError as exc:
+        raise EngineFault(f"the engine broke off the files of a run: {exc}") from exc
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
+    path = _place(member.name, directory)
+    if member.isdir():
+        path.mkdir(exist_ok=path == directory)
+    elif member.islnk():  # of a link to what was left out there is nothing to be had
+        with contextlib.suppress(FileNotFoundError):
+            os.link(_place(member.linkname, directory), path, follow_symlinks=False)
+    elif source := tar.extractfile(member) if member.isreg() else None:
+        with path.open("xb") as target:
+            shutil.copyfileobj(source, target)
+            os.fchmod(target.fileno(), 0o755 if member.mode & 0o111 else 0o644)
+        os.utime(path, (member.mtime, member.mtime))
+
+
+def _place(name: str, directory: Path) -> Path:
+    """Where an entry of a tar belongs, whose first part is the directory's name in the container."""
+    _, *parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise EngineFault(f"the engine names a file of a run {name!r}")
+    if len(parts) > MAX_LEVELS:
+        raise Overgrown(f"more than {MAX_LEVELS} levels of directories")
+    return directory.joinpath(*parts)
