@@ -196,6 +196,18 @@ async def test_a_run_that_takes_too_much_and_ends_before_anybody_looks_has_no_re
     assert list(tmp_path.iterdir()) == [job.directory]
 
 
+async def test_no_more_is_fetched_than_a_node_has_room_for(tmp_path: Path, line: RemoteLine) -> None:
+    async with open_engine(line.host, certificates=line.certificates) as engine:
+        made = await engine.create({"Image": script_image(), "Cmd": ["run"]})
+        try:
+            with (tmp_path / "tar").open("wb") as tar, pytest.raises(TooMuch):
+                await engine.get(made, "/bin", tar, 100_000)
+        finally:
+            await engine.remove(made)
+
+    assert (tmp_path / "tar").stat().st_size <= 100_000
+
+
 async def test_a_run_that_removes_its_own_directory_crashes(tmp_path: Path, line: RemoteLine) -> None:
     job, _ = make_job(tmp_path, "cd /; rm -rf /work")
 

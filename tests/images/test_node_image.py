@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from workbench import RemoteLine
 from world import World, a_tree, a_world
 
 from ulos_stream import __version__
@@ -23,7 +24,7 @@ RESTRICTED = ["--read-only", "--user=65532", "--cap-drop=ALL", "--security-opt=n
 LIMIT_S = 60.0
 
 
-async def docker(*arguments: str) -> str:
+async def engine(*arguments: str) -> str:
     """What a `docker` command prints."""
     process = await asyncio.create_subprocess_exec("docker", *arguments, stdout=-1, stderr=-1)
     async with asyncio.timeout(LIMIT_S):
@@ -63,19 +64,19 @@ class Container:
 
     async def stop(self) -> int:
         """SIGTERM and, only after a minute, SIGKILL; the exit code."""
-        await docker("stop", "--time", "50", self.name)
-        return int(await docker("inspect", "--format", "{{.State.ExitCode}}", self.name))
+        await engine("stop", "--time", "50", self.name)
+        return int(await engine("inspect", "--format", "{{.State.ExitCode}}", self.name))
 
 
 @contextlib.asynccontextmanager
 async def a_container(image: str, *options: str, **environment: str) -> AsyncIterator[Container]:
     name = f"ulos-test-{uuid.uuid4().hex[:12]}"
     variables = [f"--env={variable}={value}" for variable, value in environment.items()]
-    await docker("run", "--detach", "--name", name, *RESTRICTED, "--health-interval=1s", *variables, *options, image)
+    await engine("run", "--detach", "--name", name, *RESTRICTED, "--health-interval=1s", *variables, *options, image)
     try:
         yield Container(name)
     finally:
-        await docker("rm", "--force", "--volumes", name)
+        await engine("rm", "--force", "--volumes", name)
 
 
 def free_port() -> int:
@@ -119,6 +120,32 @@ async def test_a_node_in_a_container_that_it_cannot_write_to_does_its_work_and_e
     assert exit_code == 0
 
 
+async def test_a_node_in_a_container_runs_others_on_an_engine_that_it_reaches_by_tls(
+    image: str, docker: str, broker: Broker, pyftpd_server: FtpServer, tmp_path: Path
+) -> None:
+    executor, certificates = tmp_path / "executors" / "hello", tmp_path / "certificates"
+    executor.mkdir(parents=True)
+    (executor / "executor.toml").write_text(f'kind = "container"\nrouting_key = "hello"\nimage = "{docker}"\n')
+    certificates.mkdir()
+    for path in (executor.parent, certificates):
+        path.chmod(0o755)
+    async with RemoteLine(certificates) as line, a_world(broker, pyftpd_server.root) as world:
+        environment = node_environment(world, pyftpd_server) | {
+            "ULOS_EXECUTORS_PATH": "/executors",
+            "DOCKER_HOST": line.host,
+            "DOCKER_TLS_VERIFY": "1",
+            "DOCKER_CERT_PATH": "/certificates",
+        }
+        mounts = [f"--volume={executor.parent}:/executors:ro", f"--volume={certificates}:/certificates:ro"]
+        async with a_container(image, *mounts, **environment) as container:
+            await world.send(world.task(a_tree("hello")))
+            heard = await world.hear_the_end()
+            exit_code = await container.stop()
+
+    assert [message.event for message in heard if message.event in ("passed", "crashed")] == ["passed"]
+    assert exit_code == 0
+
+
 async def test_a_node_that_does_not_get_the_world_it_needs_is_healthy_and_says_what_it_waits_for(
     image: str, broker: Broker, pyftpd_server: FtpServer
 ) -> None:
@@ -136,11 +163,11 @@ async def test_there_are_no_tools_in_it_and_nothing_that_gives_rights(image: str
         "find /opt/ulos-stream -name pip -o -name setuptools; find / -xdev -type f -perm /6000 2>/dev/null; true"
     )
 
-    assert await docker("run", "--rm", *RESTRICTED, image, "sh", "-c", script) == ""
+    assert await engine("run", "--rm", *RESTRICTED, image, "sh", "-c", script) == ""
 
 
 async def test_it_says_what_it_is(image: str) -> None:
-    [details] = json.loads(await docker("image", "inspect", image))
+    [details] = json.loads(await engine("image", "inspect", image))
     labels = {name.rpartition(".")[2]: value for name, value in details["Config"]["Labels"].items()}
 
     assert (labels["title"], labels["version"], labels["licenses"]) == ("ulos-stream", __version__, "Apache-2.0")
@@ -150,24 +177,24 @@ async def test_it_says_what_it_is(image: str) -> None:
 async def test_it_is_no_larger_than_the_readme_says(image: str, local_base: str) -> None:
     [stated_mb] = re.findall(r"(\d+) MB on top of its base", (REPOSITORY / "README.md").read_text())
 
-    size, base_size = (await docker("image", "inspect", "--format", "{{.Size}}", image, local_base)).split()
+    size, base_size = (await engine("image", "inspect", "--format", "{{.Size}}", image, local_base)).split()
 
     assert (int(size) - int(base_size)) / 1e6 == pytest.approx(int(stated_mb), rel=0.1)
 
 
 async def test_the_command_is_on_its_path_and_finds_the_executors_that_are_shipped(image: str) -> None:
-    listed = await docker("run", "--rm", *RESTRICTED, image, "ulos", "executors", "--json")
+    listed = await engine("run", "--rm", *RESTRICTED, image, "ulos", "executors", "--json")
 
     assert "python-tests" in [executor["key"] for executor in json.loads(listed)]
 
 
 async def test_a_command_that_needs_nobody_works_where_no_engine_is(image: str) -> None:
-    assert "Usage: ulos" in await docker("run", "--rm", *RESTRICTED, image, "ulos", "--help")
+    assert "Usage: ulos" in await engine("run", "--rm", *RESTRICTED, image, "ulos", "--help")
 
 
 @pytest.mark.parametrize("extra", ["asyncssh", "obstore", "lightkube"])
 async def test_every_kind_of_storage_and_executor_is_in_it(image: str, extra: str) -> None:
-    await docker("run", "--rm", *RESTRICTED, image, "python3", "-c", f"import {extra}")
+    await engine("run", "--rm", *RESTRICTED, image, "python3", "-c", f"import {extra}")
 
 
 async def test_a_wrong_environment_is_said_in_lines(image: str) -> None:

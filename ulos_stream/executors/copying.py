@@ -4,7 +4,8 @@ They lie in the container's own layer, which the engine keeps until the containe
 A volume would need a container of its own to be measured, and one in memory is charged to the run. So the root cannot
 be the engine's read-only one, which takes no files either: the image's directories are made read-only one by one.
 
-Measured on two cores: 0.04 s there and 0.02 s back, for a few small files; 100 MiB take 1 s in all.
+Measured on two cores, by TLS on the loopback interface: 0.04 s there and 0.05 s back for a small file, 0.6 s and 2.1 s
+for 100 MiB.
 """
 
 import asyncio
