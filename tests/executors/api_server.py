@@ -49,6 +49,8 @@ class Run:
     pod: dict[str, Any]
     volumes: Path
     containers: dict[str, str] = field(default_factory=dict)
+    starting: "list[asyncio.Future[tuple[int, str]]]" = field(default_factory=list)
+    """Containers that Docker has been asked for; it makes them even if nobody waits for that."""
     kubelet: "asyncio.Task[None] | None" = None
 
 
@@ -370,7 +372,9 @@ class ApiServer:
             about["state"] = {"waiting": waiting}
             await self._tell("MODIFIED", run)
             await asyncio.Event().wait()
-        code, said = await docker("run", "--detach", "--label", self._label, *_flags(run, spec))
+        starting = asyncio.ensure_future(docker("run", "--detach", "--label", self._label, *_flags(run, spec)))
+        run.starting.append(starting)
+        code, said = await asyncio.shield(starting)
         if code:
             about["state"] = {"terminated": {"exitCode": 128, "reason": "StartError", "message": said.strip()}}
             await self._tell("MODIFIED", run)
@@ -390,8 +394,9 @@ class ApiServer:
         if run.kubelet is not None:
             run.kubelet.cancel()
             await asyncio.wait([run.kubelet])
-        if run.containers:
-            await docker("rm", "-f", "-v", *run.containers.values())
+        started = [said.split()[-1] for code, said in await asyncio.gather(*run.starting) if code == 0]
+        if started:
+            await docker("rm", "-f", "-v", *started)
 
     async def _tell(self, kind: str | None, run: Run) -> None:
         run.pod["metadata"]["resourceVersion"] = str(next(self._versions))

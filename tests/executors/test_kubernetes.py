@@ -454,18 +454,21 @@ async def test_a_cluster_that_is_full_is_a_fault_that_says_so(server: ApiServer,
 
 
 async def test_a_wait_for_the_cluster_is_not_the_tasks_time(server: ApiServer, tmp_path: Path) -> None:
-    job, _ = make_job(tmp_path)
+    job, printout = make_job(tmp_path, UNTIL_GO)
     server.schedulable.clear()
 
-    async with kubernetes_executor() as executor, asyncio.timeout(1) as clock:
-        await executor.check()
+    async with kubernetes_executor() as executor, asyncio.timeout(60) as clock:
         running = asyncio.create_task(executor.run(replace(job, clock=clock)))
-        await server.shows(lambda server: any(run.pod["status"] for run in server.runs.values()))
-        await asyncio.sleep(1.2)  # longer than the task has
+        await server.shows(lambda server: "watch pods" in server.requests)
+        ends_while_it_waits = clock.when()
         server.schedulable.set()
-        verdict = await running
+        await printout.shows("started")
+        ends_while_it_runs = clock.when()
+        await go(server)
+        await running
 
-    assert verdict is Verdict.PASS
+    assert ends_while_it_waits is None
+    assert ends_while_it_runs is not None
 
 
 async def test_a_pod_that_admission_never_takes_makes_the_executor_unavailable(
@@ -509,21 +512,18 @@ async def test_a_cancelled_run_leaves_nothing_running(server: ApiServer, tmp_pat
 
 
 async def test_a_job_that_an_earlier_attempt_left_is_removed_first(server: ApiServer, tmp_path: Path) -> None:
-    earlier, printout = make_job(tmp_path, UNTIL_GO)
-    later, _ = make_job(tmp_path)
-    later = replace(later, message_id=earlier.message_id)
+    job, _ = make_job(tmp_path)
 
     async with kubernetes_executor(node="n") as killed, kubernetes_executor(node="n") as executor:
-        first = asyncio.create_task(killed.run(earlier))
-        await printout.shows("started")
-        [left_over] = server.runs.values()
-        verdict = await executor.run(later)
-        with pytest.raises(EngineFault):
-            await first
+        await killed._create(job)
+        await server.shows(lambda server: any(run.containers for run in server.runs.values()))
+        left_over = await server.containers()
+        verdict = await executor.run(job)
 
+    first, second = (made["metadata"]["name"] for made in server.created)
     assert verdict is Verdict.PASS
-    assert left_over not in server.runs.values()
-    assert server.created[0]["metadata"]["name"] == server.created[1]["metadata"]["name"]
+    assert first == second
+    assert not {*left_over} & {*await server.containers()}
 
 
 async def test_two_nodes_that_run_the_same_message_do_not_disturb_each_other(server: ApiServer, tmp_path: Path) -> None:
