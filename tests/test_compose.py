@@ -54,7 +54,7 @@ def test_every_variable_that_nodes_are_told_is_one_of_theirs(monkeypatch: pytest
 
     assert set(environment("node")) <= known
     assert settings.broker.host in SERVICES
-    assert settings.storage is not None
+    assert isinstance(settings.storage, RemoteStorage)
     assert settings.storage.host in SERVICES
     assert all(SERVICES[name]["environment"] == SERVICES["node"]["environment"] for name in ("topology", "ulos"))
 
