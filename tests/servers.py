@@ -3,20 +3,24 @@
 As everything in the lab they listen on the loopback interface, and end with the process that started them.
 """
 
+import asyncio
 import os
 import pwd
 import secrets
 import shutil
+import ssl
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+from aiohttp import ClientSession, web
 from obstore.store import S3Store
+from yarl import URL
 
 from ulos_stream.errors import ServiceMissing
 from ulos_stream.lab import HOST, Server, _directory, _root, _started
@@ -198,3 +202,67 @@ def moto() -> Iterator[S3Server]:
         server = S3Server(HOST, (started := _started(build, stack)).port, started)
         server.make_bucket()
         yield server
+
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Front:
+    """In front of an S3 server: passes requests on, unless a test has set what answers those of a method."""
+
+    def __init__(self, server: S3Server, session: ClientSession) -> None:
+        self.server = server
+        self.endpoint = ""
+        self.on: dict[str, Answer] = {}
+        self.seen: list[web.Request] = []
+        self.stalled = asyncio.Event()
+        self._session = session
+
+    @property
+    def methods(self) -> list[str]:
+        return [request.method for request in self.seen]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(request)
+        return await self.on.get(request.method, self.forward)(request)
+
+    async def forward(self, request: web.Request, *, without: str = "") -> web.Response:
+        headers = {name: value for name, value in request.headers.items() if name.lower() != without}
+        url = URL(self.server.endpoint + request.raw_path, encoded=True)
+        body = await request.read()
+        async with self._session.request(request.method, url, headers=headers, data=body) as answer:
+            kept = {name: answer.headers[name] for name in ("ETag", "Last-Modified") if name in answer.headers}
+            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+    async def stall(self, request: web.Request) -> web.StreamResponse:
+        await request.read()  # or nobody would notice that the client goes away
+        self.stalled.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async def lose_the_answer(self, request: web.Request) -> web.StreamResponse:
+        await self.forward(request)
+        return await cut(request)
+
+
+async def cut(request: web.Request) -> web.StreamResponse:
+    """Reset the connection in place of an answer."""
+    assert request.transport is not None
+    request.transport.abort()
+    raise ConnectionError
+
+
+@asynccontextmanager
+async def a_front(server: S3Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[Front]:
+    """One that listens, with `tls` by HTTPS."""
+    async with AsyncExitStack() as stack:
+        front = Front(server, await stack.enter_async_context(ClientSession(auto_decompress=False)))
+        app = web.Application(client_max_size=1024**3)
+        app.router.add_route("*", "/{path:.*}", front.handle)
+        runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
+        await site.start()
+        front.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
+        yield front

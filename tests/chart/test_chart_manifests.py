@@ -20,20 +20,6 @@ from ulos_stream.topology.places import Places, Wanted, WantedBinding, WantedExc
 KUBERNETES = "1.37"
 NAMES = [file.name.removesuffix("-values.yaml") for file in CI]
 HERE = Path(__file__).parent
-NOT_YET = {
-    "ULOS_ENGINE",
-    "ULOS_KUBERNETES_CARRIER_IMAGE",
-    "ULOS_KUBERNETES_NAMESPACE",
-    "ULOS_KUBERNETES_POD_NAME",
-    "ULOS_KUBERNETES_POD_SECURITY",
-    "ULOS_KUBERNETES_POD_UID",
-    "ULOS_KUBERNETES_REGISTRY",
-    "ULOS_KUBERNETES_START_S",
-    "ULOS_KUBERNETES_USER_NAMESPACES",
-    "ULOS_STORAGE_KNOWN_HOSTS",
-    "ULOS_STORAGE_PRIVATE_KEY_FILE",
-}
-"""Settings that nodes will have once they run Jobs and speak SFTP."""
 CRDS = {
     (crd["group"], crd["kind"]): crd["schema"]
     for file in sorted((HERE / "crds").glob("*.yaml"))
@@ -72,10 +58,6 @@ def closed(schema: Any) -> Any:
     if isinstance(schema.get("properties"), dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
         inner.setdefault("additionalProperties", False)
     return inner
-
-
-def test_nothing_that_nodes_can_do_by_now_is_listed_as_to_come() -> None:
-    assert NOT_YET & settings_of_the_environment() == set()
 
 
 @pytest.mark.parametrize("file", CI, ids=lambda file: file.name)
@@ -125,7 +107,7 @@ def test_every_object_has_a_name_of_its_own(manifests: list[Manifest]) -> None:
 
 
 def test_every_variable_is_one_that_a_node_or_a_standard_library_reads(manifests: list[Manifest]) -> None:
-    known = settings_of_the_environment() | {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"} | NOT_YET
+    known = settings_of_the_environment() | {"DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
 
     for one in deployments(manifests):
         names = [variable["name"] for variable in look([one], "Deployment spec template spec containers node env")]

@@ -9,12 +9,14 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import obstore
 import pytest
 from api_server import NO_NETWORK, ApiServer
 from pyftpdlib.authorizers import DummyAuthorizer
 from pyftpdlib.handlers import FTPHandler
 from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
+from servers import S3Server, SftpServer
 from test_topology import api
 from workbench import RemoteLine
 from world import World, a_world, ulos
@@ -215,6 +217,40 @@ async def test_an_ftp_user_who_may_not_do_all_that_a_node_does_is_found(
     assert (code, states(found)) == (1, expected)
 
 
+async def test_an_sftp_server_is_well_and_nothing_is_left(world: World, sftp_server: SftpServer) -> None:
+    code, found = await examine(world, **sftp_server.settings())
+
+    assert (code, states(found)) == (0, {})
+    assert list(sftp_server.root.iterdir()) == []
+
+
+async def test_an_sftp_server_that_is_not_known_is_found_with_the_command_that_makes_it_known(
+    world: World, sftp_server: SftpServer, tmp_path: Path
+) -> None:
+    (tmp_path / "known").touch()
+
+    code, found = await examine(world, **sftp_server.settings() | {"ULOS_STORAGE_KNOWN_HOSTS": str(tmp_path / "known")})
+
+    assert (code, found["storage"][0]) == (1, "wrong")
+    assert f"ssh-keyscan -p {sftp_server.port} 127.0.0.1 >> {tmp_path / 'known'}" in found["storage"][1]
+
+
+async def test_a_bucket_is_well_and_nothing_is_left(world: World, s3_server: S3Server) -> None:
+    code, found = await examine(world, **s3_server.settings())
+
+    assert (code, states(found)) == (0, {"clock": "not checked"})
+    assert [found for page in obstore.list(s3_server.store()) for found in page] == []
+
+
+async def test_a_bucket_that_is_not_there_is_found(world: World, s3_server: S3Server) -> None:
+    url = s3_server.url().replace("s3://artifacts", "s3://another")
+
+    code, found = await examine(world, **s3_server.settings() | {"ULOS_STORAGE_URL": url})
+
+    assert (code, found["storage"][0]) == (1, "wrong")
+    assert "NoSuchBucket" in found["storage"][1]
+
+
 async def test_an_ftp_user_who_may_not_remove_is_found(world: World, tmp_path: Path) -> None:
     with an_ftp_server(tmp_path / "ftp", "elrafmwMT") as port:
         code, found = await examine(world, **at(port))
@@ -260,6 +296,8 @@ async def test_a_clock_that_is_wrong_or_silent_is_a_doubt(
         ("20010909014642.125", 0.0),
         ("20010909014655", 12.5),
         ("20010909014630", -9.5),
+        ("1000000000", 0.0),
+        ("1000000015", 12.5),
         ("1000000000000000000", None),
         ("yesterday", None),
     ],

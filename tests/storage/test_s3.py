@@ -3,19 +3,17 @@
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
 import trustme
-from aiohttp import ClientSession, web
+from aiohttp import web
 from by_path import ByPath
 from pydantic import SecretStr
-from servers import BUCKET, S3Server
-from yarl import URL
+from servers import BUCKET, Answer, Front, S3Server, a_front, cut
 
 from ulos_stream.errors import ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.storage.s3 import S3Storage
@@ -26,52 +24,6 @@ OLD = b"the old artifact"
 NEW = b"the new and longer artifact"
 SECRET = "a-secret-access-key"
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Front:
-    """Passes requests on, unless a test has set what answers those of a method."""
-
-    def __init__(self, server: S3Server, session: ClientSession) -> None:
-        self.server = server
-        self.endpoint = ""
-        self.on: dict[str, Answer] = {}
-        self.seen: list[web.Request] = []
-        self.stalled = asyncio.Event()
-        self._session = session
-
-    @property
-    def methods(self) -> list[str]:
-        return [request.method for request in self.seen]
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.seen.append(request)
-        return await self.on.get(request.method, self.forward)(request)
-
-    async def forward(self, request: web.Request, *, without: str = "") -> web.Response:
-        headers = {name: value for name, value in request.headers.items() if name.lower() != without}
-        url = URL(self.server.endpoint + request.raw_path, encoded=True)
-        body = await request.read()
-        async with self._session.request(request.method, url, headers=headers, data=body) as answer:
-            kept = {name: answer.headers[name] for name in ("ETag", "Last-Modified") if name in answer.headers}
-            return web.Response(status=answer.status, body=await answer.read(), headers=kept)
-
-    async def stall(self, request: web.Request) -> web.StreamResponse:
-        await request.read()  # or nobody would notice that the client goes away
-        self.stalled.set()
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
-
-    async def lose_the_answer(self, request: web.Request) -> web.StreamResponse:
-        await self.forward(request)
-        return await cut(request)
-
-
-async def cut(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    raise ConnectionError
-
 
 def says(status: int, code: str, message: str = "for some reason") -> Answer:
     """An answer of S3 (Amazon S3 API Reference, "Error responses")."""
@@ -81,21 +33,6 @@ def says(status: int, code: str, message: str = "for some reason") -> Answer:
         return web.Response(status=status, text=text, content_type="application/xml")
 
     return answer
-
-
-@asynccontextmanager
-async def a_front(server: S3Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[Front]:
-    async with AsyncExitStack() as stack:
-        front = Front(server, await stack.enter_async_context(ClientSession(auto_decompress=False)))
-        app = web.Application(client_max_size=1024**3)
-        app.router.add_route("*", "/{path:.*}", front.handle)
-        runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
-        await site.start()
-        front.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{runner.addresses[0][1]}"
-        yield front
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import time
 from datetime import UTC, datetime
 
 from ulos_stream.doctor import Diagnosis
-from ulos_stream.errors import ArtifactMissing, StorageFault, UlosError
+from ulos_stream.errors import ArtifactChanged, ArtifactMissing, StorageFault, UlosError
 from ulos_stream.storage import Storage, Version, temporary_name
 
 REMEDIES = {
     "storage": "check REMOTE_STORAGE_* and ULOS_STORAGE_URL, and that the server runs",
-    "upload": "let the user write and rename in {folder}, and the server answer SIZE; --folder looks at another folder",
+    "upload": "let the user write and rename in {folder}, and FTP answer SIZE; --folder looks at another folder",
     "download": "let the user read in {folder}",
-    "overwrite": "let the user replace a file in {folder} by a rename: a result takes the place of its artifact so",
+    "overwrite": "let the user replace a file in {folder}, by a rename where there are some: a result does so",
     "removal": "let the user list and delete in {folder}: temporary files would stay there for ever",
 }
 MOST_SKEW_S = 5.0
@@ -77,16 +77,20 @@ class RoundTrip:
 
     async def upload(self) -> str:
         await self._store(b"first")
-        return f"{self._path} arrived whole under a temporary name and was renamed"
+        return f"{self._path} arrived whole"
 
     async def download(self) -> str:
         await self._compare(b"first")
         return "the same bytes came back"
 
     async def overwrite(self) -> str:
+        first = self._version
         await self._store(b"the second one")
         await self._compare(b"the second one")
-        return "a rename replaced the file"
+        with contextlib.suppress(ArtifactChanged):
+            await self._storage.upload(self._local, self._path, stage_id=self._stage_id, expected=first)
+            raise StorageFault("a result would replace what somebody else has stored meanwhile")
+        return "the file was replaced at once, and only where it was the one that was expected"
 
     async def remove(self) -> str:
         await self._storage.sweep(self._beside, stage_id=self._stage_id)
@@ -104,7 +108,7 @@ class RoundTrip:
             return Diagnosis("clock", "doubtful", text, remedy)
         ahead_s = skew_s(self._version.modified, self._began_s, self._ended_s)
         if ahead_s is None:
-            return Diagnosis("clock", "not checked", "a folder has no clock of its own")
+            return Diagnosis("clock", "not checked", "it tells no time that could be compared with this machine's")
         if abs(ahead_s) > MOST_SKEW_S:
             text = (
                 f"the storage's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this machine's"
@@ -128,13 +132,17 @@ def skew_s(modified: str, began_s: float, ended_s: float) -> float | None:
     """Seconds by which a storage's clock is at least ahead of ours; 0 where it may agree, None where it has none.
 
     Args:
-        modified: When the storage says that the file was written; FTP tells whole seconds in UTC (RFC 3659).
+        modified: When the storage says that the file was written: FTP tells whole seconds in UTC (RFC 3659), SFTP since
+            the epoch (draft-ietf-secsh-filexfer-02, section 5).
         began_s: When we began to write it, in seconds since the epoch.
         ended_s: When we had written it.
     """
-    if not re.fullmatch(r"\d{14}(\.\d+)?", modified):
+    if re.fullmatch(r"\d{10}", modified):
+        told_s = float(modified)
+    elif re.fullmatch(r"\d{14}(\.\d+)?", modified):
+        told_s = datetime.strptime(modified[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
+    else:
         return None
-    told_s = datetime.strptime(modified[:14], "%Y%m%d%H%M%S").replace(tzinfo=UTC).timestamp()
     if told_s > ended_s:
         return told_s - ended_s
     return min(told_s + 1 - began_s, 0.0)
