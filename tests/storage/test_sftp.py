@@ -596,12 +596,12 @@ async def test_operations_that_fail_again_and_again_use_up_no_channels(
 
 async def test_a_listing_that_stops_in_the_middle_is_a_fault_within_the_limit(misbehaving: Misbehave) -> None:
     async def scandir(self: Honest, path: bytes) -> AsyncIterator[asyncssh.SFTPName]:
-        proxy.silence()
+        line.silence()
         yield asyncssh.SFTPName(b"a.zip")
 
     storage = await misbehaving(scandir=scandir)
-    async with Proxy("127.0.0.1", storage.storage.port).listening() as proxy:
-        storage.storage.port, storage.storage.timeout_s = proxy.port, 0.5
+    async with Proxy("127.0.0.1", storage.storage.port).listening() as line:
+        storage.storage.port, storage.storage.timeout_s = line.port, 0.5
 
         async with asyncio.timeout(5):
             with pytest.raises(StorageFault, match="it took too long"):
