@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from servers import BUCKET, Answer, Front, S3Server, a_front, cut
 
 from ulos_stream.errors import ArtifactChanged, ArtifactMissing, StorageFault
+from ulos_stream.storage import temporary_name
 from ulos_stream.storage.s3 import S3Storage
 from ulos_stream.storage.urls import bucket
 
@@ -176,6 +177,16 @@ async def test_a_path_that_can_be_no_key_is_missing_and_no_request_is_sent(
         await storage.upload(new, path, stage_id="m")
 
     assert front.seen == []
+
+
+async def test_a_sweep_finds_all_that_is_left_however_much_it_is(front: Front, storage: ByPath) -> None:
+    store = front.server.store()
+    for left in [temporary_name(ARTIFACT, "m") for _ in range(210)]:
+        obstore.put(store, left[1:], b"")
+
+    await storage.sweep(ARTIFACT, stage_id="m")
+
+    assert [found["path"] for page in obstore.list(store) for found in page] == ["a.zip"]
 
 
 # --- broken transfers

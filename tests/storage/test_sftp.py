@@ -480,7 +480,7 @@ async def misbehaving(connect: Connect, tmp_path: Path) -> AsyncIterator[Misbeha
             stack.push_async_callback(listener.wait_closed)
             stack.callback(listener.close)
             known_hosts = tmp_path / "known_hosts"
-            known_hosts.write_text(f"[127.0.0.1]:{listener.get_port()} {host_key.export_public_key().decode()}")
+            known_hosts.write_text(f"[127.0.0.1]:* {host_key.export_public_key().decode()}")
             (tmp_path / "key").write_bytes(host_key.export_private_key())
             server = SftpServer(
                 "127.0.0.1",
@@ -581,16 +581,28 @@ async def test_a_server_that_repeats_the_password_does_not_put_it_into_the_fault
 
 
 async def test_operations_that_fail_again_and_again_use_up_no_channels(
-    misbehaving: Misbehave, new: Path, tmp_path: Path
+    connect: Connect, new: Path, tmp_path: Path
 ) -> None:
-    def refuse(self: Honest, *_: Any) -> None:
-        raise asyncssh.SFTPFailure("no")
+    with a_server(ForceCommand="internal-sftp -R", MaxSessions="2") as server:
+        storage = connect(server, connections=1)
 
-    storage = await misbehaving(posix_rename=refuse)
-
-    for _ in range(15):
-        with pytest.raises(StorageFault, match="the server said no"):
-            await storage.upload(new, ARTIFACT, stage_id="m")
-    await storage.download(ARTIFACT, tmp_path / "a")
+        for _ in range(5):
+            with pytest.raises(StorageFault, match="the server said Permission denied"):
+                await storage.upload(new, ARTIFACT, stage_id="m")
+            await storage.download(ARTIFACT, tmp_path / "a")
 
     assert (tmp_path / "a").read_bytes() == OLD
+
+
+async def test_a_listing_that_stops_in_the_middle_is_a_fault_within_the_limit(misbehaving: Misbehave) -> None:
+    async def scandir(self: Honest, path: bytes) -> AsyncIterator[asyncssh.SFTPName]:
+        line.silence()
+        yield asyncssh.SFTPName(b"a.zip")
+
+    storage = await misbehaving(scandir=scandir)
+    async with Proxy("127.0.0.1", storage.storage.port).listening() as line:
+        storage.storage.port, storage.storage.timeout_s = line.port, 0.5
+
+        async with asyncio.timeout(5):
+            with pytest.raises(StorageFault, match="it took too long"):
+                await storage.sweep(ARTIFACT, stage_id="m")
