@@ -58,8 +58,10 @@ check: install  ## Check style and types.
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 
-docs: install  ## Write asyncapi/asyncapi.yaml and its page, asyncapi/site/index.html.
+docs: install  ## Write the documentation, docs/site/index.html; asyncapi/asyncapi.yaml, and its page alone.
 	@$(VENV)/bin/python -m ulos_stream.docs asyncapi
+	@$(VENV)/bin/sphinx-build --quiet --fresh-env --fail-on-warning --nitpicky docs docs/site
+	@echo docs/site/index.html
 
 lock: install  ## Resolve every requirements.lock anew; the one of `make bench` agrees with the node's.
 	$(VENV)/bin/pip install --quiet uv

@@ -377,6 +377,14 @@ def _open_http(
 ) -> "HttpSide":
     from ulos_stream.http import HttpSide
 
+    add_gauges(metrics, settings, readiness, executors, admission)
+    return HttpSide(settings, readiness, metrics, executors, document)
+
+
+def add_gauges(
+    metrics: "Metrics", settings: Settings, readiness: Readiness, executors: Registry, admission: Admission
+) -> None:
+    """Let the metrics show what the parts of a node know."""
     metrics.gauge("ulos_stages_limit", "Most stages at once.", lambda: settings.stages_at_once)
     metrics.gauge("ulos_admission_limit", "Weight of stages that may run now.", lambda: admission.limit)
     metrics.gauge("ulos_admission_running", "Stages that run.", lambda: admission.running)
@@ -384,7 +392,6 @@ def _open_http(
     metrics.gauge("ulos_containers_running", "Containers of stages.", lambda: executors.containers_running)
     metrics.gauge("ulos_ready", "Whether the node can do its work now.", lambda: not readiness.reasons)
     metrics.checks(readiness.names, readiness.passes)
-    return HttpSide(settings, readiness, metrics, executors, document)
 
 
 @functools.cache

@@ -15,8 +15,8 @@ from ulos_stream.asyncapi.text import to_yaml
 from ulos_stream.settings import MessageBroker, Node, OpenTelemetry, Settings
 
 
-def build_document() -> Document:
-    """The document, from the app of a node that never runs."""
+def settings_of_the_document() -> Settings:
+    """Of a node that never runs."""
     broker = MessageBroker(
         host="localhost",
         port=5672,
@@ -31,8 +31,12 @@ def build_document() -> Document:
         requeue_on_reject=False,
     )
     node = Node.model_construct(storage_url="file:///")  # which, unlike `Node()`, does not read the environment
-    settings = Settings(broker, storage=None, node=node, telemetry=OpenTelemetry.model_construct())
-    return complete(create_app(settings).schema.to_specification().to_jsonable())
+    return Settings(broker, storage=None, node=node, telemetry=OpenTelemetry.model_construct())
+
+
+def build_document() -> Document:
+    """The document, from the app of a node that never runs."""
+    return complete(create_app(settings_of_the_document()).schema.to_specification().to_jsonable())
 
 
 def build_site(directory: Path) -> None:

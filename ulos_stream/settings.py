@@ -69,18 +69,24 @@ File = Annotated[Path, AfterValidator(_a_file)]
 class MessageBroker(BaseSettings):
     """`MESSAGE_BROKER_*`: the broker, as ULOS names it."""
 
-    model_config = SettingsConfigDict(env_prefix="MESSAGE_BROKER_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="MESSAGE_BROKER_", frozen=True, use_attribute_docstrings=True)
 
     host: Name
+    """Name or address of the RabbitMQ server."""
     port: Port
+    """Its AMQP port: 5672 as a rule, 5671 with `ULOS_BROKER_TLS`."""
     username: Name
+    """User of the broker."""
     password: SecretStr
+    """Password of that user."""
     logs_exchange: str
     """Exchange of log messages; empty for the default exchange."""
     logs_routing_key: Name
+    """Routing key of log messages."""
     crash_exchange: str
     """Exchange of crash messages; empty for the default exchange."""
     crash_routing_key: Name
+    """Routing key of crash messages."""
     consumption_queue: Name
     """The queue this node consumes. It exists already; the node never alters it."""
     prefetch_count: Annotated[int, Field(ge=0, le=65535)]
@@ -92,12 +98,16 @@ class MessageBroker(BaseSettings):
 class RemoteStorage(BaseSettings):
     """`REMOTE_STORAGE_*`: the FTP or SFTP server, as ULOS names it."""
 
-    model_config = SettingsConfigDict(env_prefix="REMOTE_STORAGE_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="REMOTE_STORAGE_", frozen=True, use_attribute_docstrings=True)
 
     host: Name
+    """Name or address of the server."""
     port: Port
+    """Its port: 21 as a rule of FTP."""
     username: Name
+    """User of the storage."""
     password: SecretStr
+    """Password of that user."""
 
 
 class BucketAccess(BaseSettings):
@@ -215,15 +225,22 @@ class Node(BaseSettings):
 class OpenTelemetry(BaseSettings):
     """`OTEL_*`: whether traces are exported. Everything else in them is read by OpenTelemetry's own code."""
 
-    model_config = SettingsConfigDict(env_prefix="OTEL_", env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="OTEL_", env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
 
     sdk_disabled: bool = False
+    """True: no traces, whatever else is set."""
     traces_exporter: str | None = None
     """Names, separated by `,`; by default `otlp` where an endpoint is set, else `none`."""
     exporter_otlp_endpoint: str | None = None
+    """URL of the collector; `/v1/traces` is added to it."""
     exporter_otlp_traces_endpoint: str | None = None
+    """Instead: the whole URL to which traces are sent."""
     exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
+    """How the collector is spoken to; nothing else is built in."""
     exporter_otlp_traces_protocol: Literal["http/protobuf"] = "http/protobuf"
+    """The same for traces alone, if both are set."""
 
     @property
     def exporters(self) -> tuple[str, ...]:
