@@ -44,6 +44,17 @@ class Shown:
     queues: dict[str, str]
 
 
+class _Closed(aio_pika.Connection):
+    """A connection that its owner closes.
+
+    Left to itself, one that was never made closes itself when Python finds it, perhaps after the loop has stopped, and
+    warns of that on standard error.
+    """
+
+    def __del__(self) -> None:
+        """Leave it as it is."""
+
+
 @contextlib.asynccontextmanager
 async def connected(access: Access) -> AsyncIterator[Connection]:
     """A connection to the broker; it is closed afterwards, and its channels with it.
@@ -65,6 +76,7 @@ async def connect(access: Access, *, heartbeat_s: int | None = None) -> Connecti
         heartbeat_s: Seconds of silence of which the broker bears one or two more; its own default otherwise.
     """
     return await aio_pika.connect(
+        connection_class=_Closed,
         host=access.host,
         port=access.port,
         login=access.username,
