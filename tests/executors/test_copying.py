@@ -216,6 +216,15 @@ async def test_a_run_that_removes_its_own_directory_crashes(tmp_path: Path, line
             await executor.run(job)
 
 
+async def test_a_tree_too_deep_for_the_engine_is_the_runs_own_doing(tmp_path: Path, line: RemoteLine) -> None:
+    deep = "for level in $(seq 3000); do mkdir d && cd -P d || exit 1; done 2>/dev/null"
+    job, _ = make_job(tmp_path, deep)
+
+    async with container_executor(line.host, line.certificates) as executor:
+        with pytest.raises(ExecutorCrashed, match="levels of directories"):
+            await executor.run(job)
+
+
 @pytest.mark.parametrize("method", [b"PUT ", b"GET "])
 async def test_a_connection_that_breaks_while_files_travel_is_a_fault_and_leaves_no_container(
     tmp_path: Path, line: RemoteLine, method: bytes

@@ -16,6 +16,7 @@ import shutil
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -29,6 +30,8 @@ from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, owner
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
 
+TOO_DEEP = "file name too long"
+"""What the engine says when a path is longer than Linux takes (errno(3), ENAMETOOLONG)."""
 HEADER_BYTES = 1024
 """What an entry of a tar takes beside its content, filled up to blocks of 512 bytes."""
 
@@ -59,15 +62,16 @@ class Copying:
             await self._engine.put(container, tar)
 
     async def used_bytes(self, container: "DockerContainer", job: Job) -> int | None:
-        if await self._engine.has_more_than(MAX_ENTRIES, container):  # the size of files without content is 0
-            raise ExecutorCrashed(f"stopped: the run left more than {MAX_ENTRIES} files and directories")
-        return await self._engine.written_bytes(container)
+        with _its_own_depth():
+            if await self._engine.has_more_than(MAX_ENTRIES, container):  # the size of files without content is 0
+                raise ExecutorCrashed(f"stopped: the run left more than {MAX_ENTRIES} files and directories")
+            return await self._engine.written_bytes(container)
 
     async def fetch(self, container: "DockerContainer", job: Job) -> None:
         limit_mib = self._descriptor.sandbox.disk_mib
         most_bytes = limit_mib * MIB + MAX_ENTRIES * HEADER_BYTES
         try:
-            with tempfile.TemporaryFile(dir=job.directory.parent) as tar:
+            with _its_own_depth(), tempfile.TemporaryFile(dir=job.directory.parent) as tar:
                 await self._engine.get(container, self._descriptor.mount, tar, most_bytes)
                 await finish(asyncio.to_thread(unpack, tar, job.directory, limit_mib * MIB))
         except TooMuch as exc:
@@ -78,6 +82,17 @@ class Copying:
             if exc.status == 404 and await self._engine.has(container):
                 raise ExecutorCrashed(f"the run removed its own directory, {self._descriptor.mount}") from exc
             raise
+
+
+@contextlib.contextmanager
+def _its_own_depth() -> Iterator[None]:
+    """A tree too deep for the engine to walk is the run's doing, though the engine answers as if it were its own."""
+    try:
+        yield
+    except Refused as exc:
+        if TOO_DEEP not in str(exc):
+            raise
+        raise ExecutorCrashed(f"the run left more than {MAX_LEVELS} levels of directories") from exc
 
 
 def _pack(directory: Path, file: IO[bytes], descriptor: ContainerDescriptor) -> None:
