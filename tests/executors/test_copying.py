@@ -1,11 +1,9 @@
 """Files that travel to a remote engine and back: what arrives, what comes back, and what is held on the way."""
 
 import asyncio
-import io
 import os
 import subprocess
 import sys
-import tarfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -25,9 +23,7 @@ from workbench import (
 from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable
 from ulos_stream.executors import copying
 from ulos_stream.executors.container import ContainerExecutor
-from ulos_stream.executors.copying import unpack
-from ulos_stream.executors.directory import Overgrown
-from ulos_stream.executors.engine import TooMuch
+from ulos_stream.executors.tar import TooMuch
 from ulos_stream.tasks import Verdict
 
 pytestmark = pytest.mark.usefixtures("docker")
@@ -390,65 +386,3 @@ async def test_an_engine_that_speaks_no_tls_is_reached_in_plain_text_where_that_
 async def test_runs_at_once_on_a_remote_engine_do_not_wait_for_connections(line: RemoteLine) -> None:
     async with open_engine(line.host, certificates=line.certificates) as engine:
         assert await engine.ask(lambda docker: asyncio.sleep(0, docker.connector.limit)) == 0
-
-
-def a_tar(*members: tuple[str, bytes]) -> io.BytesIO:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return file
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    (tmp_path / "work").mkdir()
-    return tmp_path / "work"
-
-
-@pytest.mark.parametrize(
-    "name", ["work/../outside", "work/a/../../outside", "work//outside", "work/./a", "../../outside"]
-)
-def test_a_name_that_no_engine_gives_is_refused(directory: Path, name: str) -> None:
-    with pytest.raises(EngineFault, match="names a file"):
-        unpack(a_tar((name, b"x")), directory, MIB)
-
-    assert list(directory.parent.rglob("*")) == [directory]
-
-
-def test_a_hard_link_cannot_reach_outside(directory: Path) -> None:
-    (directory.parent / "outside").write_text("the node's own")
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        link = tarfile.TarInfo("work/link")
-        link.type, link.linkname = tarfile.LNKTYPE, "work/../outside"
-        tar.addfile(link)
-
-    with pytest.raises(EngineFault, match="names a file"):
-        unpack(file, directory, MIB)
-
-
-def test_files_that_hold_too_much_together_are_refused(directory: Path) -> None:
-    with pytest.raises(TooMuch):
-        unpack(a_tar(("work/a", bytes(700)), ("work/b", bytes(700))), directory, 1000)
-
-
-def test_too_many_files_are_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copying, "MAX_ENTRIES", 3)
-
-    with pytest.raises(Overgrown, match="more than 3 files"):
-        unpack(a_tar(*((f"work/{number}", b"") for number in range(4))), directory, MIB)
-
-
-def test_too_many_levels_are_refused(directory: Path) -> None:
-    with pytest.raises(Overgrown, match="levels"):
-        unpack(a_tar((f"work/{'d/' * 70}f", b"")), directory, MIB)
-
-
-def test_a_tar_that_was_cut_off_is_a_fault(directory: Path) -> None:
-    whole = a_tar(("work/a", bytes(4000)), ("work/b", bytes(4000))).getvalue()
-
-    with pytest.raises(EngineFault, match="broke off"):
-        unpack(io.BytesIO(whole[:3000]), directory, MIB)

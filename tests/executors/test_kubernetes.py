@@ -5,12 +5,11 @@ import contextlib
 import io
 import subprocess
 import sys
-import tarfile
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -24,7 +23,7 @@ from ulos_stream.executors import Job, Output, cluster
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.kubernetes import KubernetesExecutor
 from ulos_stream.executors.pod import Kubernetes, image_of, taking
-from ulos_stream.executors.tar import read_tar, write_tar
+from ulos_stream.executors.tar import write_tar
 from ulos_stream.settings import Node
 from ulos_stream.tasks import Verdict
 
@@ -695,38 +694,6 @@ async def test_jobs_without_a_carrier_end_the_start(tmp_path: Path) -> None:
         find_executors(Node(engine="kubernetes", executors_path=(tmp_path,)))
 
 
-def a_tar(*members: tuple[str, bytes, int]) -> BinaryIO:
-    """A tar of names, types and sizes."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, kind, size in members:
-            member = tarfile.TarInfo(name)
-            member.type, member.size, member.linkname = kind, size, "../outside"
-            tar.addfile(member, io.BytesIO(bytes(size)))
-    file.seek(0)
-    return file
-
-
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/../../outside", ".."])
-def test_a_tar_that_climbs_out_is_refused(tmp_path: Path, name: str) -> None:
-    (tmp_path / "in").mkdir()
-
-    with pytest.raises(EngineFault, match="climbs out"):
-        read_tar(a_tar((name, tarfile.REGTYPE, 1)), tmp_path / "in", 1)
-
-    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
-
-
-def test_links_devices_and_links_to_the_outside_are_left_out_of_a_tar(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    (tmp_path / "outside").write_text("the node's own")
-
-    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
-    read_tar(a_tar(*((f"{number}", kind, 0) for number, kind in enumerate(kinds))), tmp_path / "in", 1)
-
-    assert list((tmp_path / "in").iterdir()) == []
-
-
 def test_files_of_which_some_have_not_arrived_are_not_taken_for_all(tmp_path: Path) -> None:
     for name in ("given", "work", "carrier"):
         (tmp_path / name).mkdir()
@@ -744,13 +711,6 @@ def test_files_of_which_some_have_not_arrived_are_not_taken_for_all(tmp_path: Pa
     assert not received(tar.getvalue()[:1024])  # all of `a`, and where a header could begin
     assert received(tar.getvalue())
     assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["a", "b"]
-
-
-def test_a_tar_that_is_cut_off_is_a_fault(tmp_path: Path) -> None:
-    whole = a_tar(("file", tarfile.REGTYPE, 5000)).read()
-
-    with pytest.raises(EngineFault, match="has not arrived whole"):
-        read_tar(io.BytesIO(whole[:2000]), tmp_path, 1)
 
 
 def test_a_node_without_the_extra_says_how_to_get_it() -> None:

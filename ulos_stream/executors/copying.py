@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import io
 import os
-import shutil
 import tarfile
 import tempfile
 import time
@@ -20,12 +19,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from ulos_stream.errors import EngineFault, ExecutorCrashed
+from ulos_stream.errors import ExecutorCrashed
 from ulos_stream.executors import Job, finish
 from ulos_stream.executors.descriptor import ContainerDescriptor
 from ulos_stream.executors.directory import MAX_ENTRIES, MAX_LEVELS, Overgrown
-from ulos_stream.executors.engine import Engine, Refused, TooMuch
+from ulos_stream.executors.engine import Engine, Refused
 from ulos_stream.executors.sandbox import LOCALHOST, MIB, configuration, owner
+from ulos_stream.executors.tar import TooMuch, unpack
 
 if TYPE_CHECKING:
     from aiodocker.containers import DockerContainer
@@ -112,61 +112,3 @@ def _pack(directory: Path, file: IO[bytes], descriptor: ContainerDescriptor) -> 
             hosts.size, hosts.mtime = len(LOCALHOST), int(time.time())
             tar.addfile(hosts, io.BytesIO(LOCALHOST.encode()))
     file.seek(0)
-
-
-def unpack(file: IO[bytes], directory: Path, limit_bytes: int) -> None:
-    """Put in place of a directory's content what a tar holds that the engine made of untrusted files.
-
-    Only regular files and directories: what else there is, a stage's result leaves out anyway. Since nothing here is
-    ever a link, a path that does not climb stays inside. Of a mode, the executable bit is left.
-
-    Args:
-        file: The tar, all of it in one directory; read from its beginning.
-        directory: Nobody else may write there.
-        limit_bytes: The most that all files together may hold.
-
-    Raises:
-        TooMuch: They hold more.
-        Overgrown: There are more entries, or levels, than a directory may have.
-        EngineFault: It is no whole tar.
-    """
-    file.seek(0)
-    shutil.rmtree(directory)
-    directory.mkdir()
-    left_bytes = limit_bytes
-    try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for entries, member in enumerate(tar, start=1):
-                tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
-                if entries > MAX_ENTRIES:
-                    raise Overgrown(f"more than {MAX_ENTRIES} files and directories")
-                left_bytes -= member.size
-                if left_bytes < 0:
-                    raise TooMuch
-                _extract(tar, member, directory)
-    except tarfile.TarError as exc:
-        raise EngineFault(f"the engine broke off the files of a run: {exc}") from exc
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
-    path = _place(member.name, directory)
-    if member.isdir():
-        path.mkdir(exist_ok=path == directory)
-    elif member.islnk():  # of a link to what was left out there is nothing to be had
-        with contextlib.suppress(FileNotFoundError):
-            os.link(_place(member.linkname, directory), path, follow_symlinks=False)
-    elif source := tar.extractfile(member) if member.isreg() else None:
-        with path.open("xb") as target:
-            shutil.copyfileobj(source, target)
-            os.fchmod(target.fileno(), 0o755 if member.mode & 0o111 else 0o644)
-        os.utime(path, (member.mtime, member.mtime))
-
-
-def _place(name: str, directory: Path) -> Path:
-    """Where an entry of a tar belongs, whose first part is the directory's name in the container."""
-    _, *parts = name.split("/")
-    if any(part in ("", ".", "..") or "\0" in part for part in parts):
-        raise EngineFault(f"the engine names a file of a run {name!r}")
-    if len(parts) > MAX_LEVELS:
-        raise Overgrown(f"more than {MAX_LEVELS} levels of directories")
-    return directory.joinpath(*parts)

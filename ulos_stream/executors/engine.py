@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, UlosError
 from ulos_stream.executors.sandbox import shortcoming
+from ulos_stream.executors.tar import TooMuch
 
 if TYPE_CHECKING:
     from aiodocker import Docker
@@ -53,10 +54,6 @@ class Refused(EngineFault):
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
-
-
-class TooMuch(Exception):
-    """What is to be fetched is larger than it may be."""
 
 
 class NoEngine(ExecutorUnavailable):

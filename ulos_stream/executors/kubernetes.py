@@ -8,10 +8,8 @@ The pod has no access to anything: files go in and out through the API server, s
 
 import asyncio
 import contextlib
-import shutil
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from ulos_stream.errors import EngineFault, ExecutorCrashed, ExecutorUnavailable, UlosError
@@ -19,6 +17,7 @@ from ulos_stream.executors import Job, finish
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.container import KILLED, LATE_S
 from ulos_stream.executors.descriptor import ContainerDescriptor
+from ulos_stream.executors.directory import Overgrown
 from ulos_stream.executors.engine import Refused
 from ulos_stream.executors.pod import (
     GIVE,
@@ -35,7 +34,7 @@ from ulos_stream.executors.pod import (
 )
 from ulos_stream.executors.printed import Printed
 from ulos_stream.executors.sandbox import MIB
-from ulos_stream.executors.tar import Limited, read_tar, write_tar
+from ulos_stream.executors.tar import Limited, TooMuch, unpack, write_tar
 from ulos_stream.executors.verdict import discard_verdict, judge
 from ulos_stream.tasks import Verdict
 
@@ -190,20 +189,18 @@ class KubernetesExecutor:
                 tar.truncate()
                 return Limited(tar, disk_mib)
 
-            await self._cluster.fetch(pod, "carry", GIVE, anew)
-            tar.seek(0)
-            await finish(asyncio.to_thread(_replace, job.directory, tar, disk_mib))
+            try:
+                await self._cluster.fetch(pod, "carry", GIVE, anew)
+                await finish(asyncio.to_thread(unpack, tar, job.directory, disk_mib * MIB))
+            except TooMuch as exc:
+                raise ExecutorCrashed(f"the run left more than {disk_mib} MiB on the disk") from exc
+            except Overgrown as exc:
+                raise ExecutorCrashed(f"the run left {exc}") from exc
 
 
 def _scratch(job: Job) -> BinaryIO:
     """An empty file on the disk of the work, which is gone once it is closed."""
     return cast(BinaryIO, tempfile.TemporaryFile(dir=job.directory.parent))
-
-
-def _replace(directory: Path, tar: BinaryIO, disk_mib: int) -> None:
-    shutil.rmtree(directory)
-    directory.mkdir()
-    read_tar(tar, directory, disk_mib)
 
 
 def _name(pod: "Pod") -> str:

@@ -4,14 +4,15 @@ What comes back was left by untrusted code: regular files and directories are ta
 and no link is ever made, so that none can be followed.
 """
 
+import contextlib
 import os
+import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
-from ulos_stream.errors import EngineFault, ExecutorCrashed
-from ulos_stream.executors.directory import MAX_ENTRIES, MAX_LEVELS
+from ulos_stream.errors import EngineFault
+from ulos_stream.executors.directory import MAX_ENTRIES, MAX_LEVELS, Overgrown
 
 MIB = 1024 * 1024
 MOST_NAME_BYTES = 3000
@@ -36,6 +37,10 @@ def write_tar(directory: Path, file: BinaryIO, *, last: str) -> None:
         tar.addfile(tarfile.TarInfo(last))
 
 
+class TooMuch(Exception):
+    """What is to be fetched is larger than it may be."""
+
+
 class Limited:
     """Takes a tar into a file, as long as it is no larger than a run may leave.
 
@@ -47,67 +52,72 @@ class Limited:
     def __init__(self, file: BinaryIO, disk_mib: int) -> None:
         self._file = file
         self._left = (disk_mib + HEADERS_MIB) * MIB
-        self._disk_mib = disk_mib
 
     def write(self, data: bytes) -> None:
         """Append to it.
 
         Raises:
-            ExecutorCrashed: That is more than a run may leave.
+            TooMuch: That is more than a run may leave.
         """
         self._left -= len(data)
         if self._left < 0:
-            raise ExecutorCrashed(f"stopped: the run left more than {self._disk_mib} MiB on the disk")
+            raise TooMuch
         self._file.write(data)
 
 
-def read_tar(file: BinaryIO, directory: Path, disk_mib: int) -> None:
-    """Write what a run left, by the tar of it, into an empty directory.
+def unpack(file: IO[bytes], directory: Path, limit_bytes: int) -> None:
+    """Put in place of a directory's content what a tar holds of what untrusted code left.
+
+    Only regular files and directories: what else there is, a stage's result leaves out anyway. Since nothing here is
+    ever a link, a path that does not climb stays inside. Of a mode, the executable bit is left.
+
+    Args:
+        file: The tar, all of it in one directory; read from its beginning.
+        directory: Nobody else may write there.
+        limit_bytes: The most that all files together may hold.
 
     Raises:
-        ExecutorCrashed: It is more than a run may leave, or more than an archive could hold.
-        EngineFault: The tar is damaged.
+        TooMuch: They hold more.
+        Overgrown: There are more entries, or levels, than a directory may have.
+        EngineFault: It is no whole tar.
     """
+    file.seek(0)
+    shutil.rmtree(directory)
+    directory.mkdir()
+    left_bytes = limit_bytes
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            left = disk_mib * MIB
-            for entries, (member, path) in enumerate(_members(tar, directory), start=1):
-                left -= member.size
-                if left < 0:
-                    raise ExecutorCrashed(f"stopped: the run left more than {disk_mib} MiB on the disk")
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for entries, member in enumerate(tar, start=1):
+                tar.members.clear()  # type: ignore[attr-defined]  # it would remember them all
                 if entries > MAX_ENTRIES:
-                    raise ExecutorCrashed(f"stopped: the run left more than {MAX_ENTRIES} files and directories")
-                _write(tar, member, path)
+                    raise Overgrown(f"more than {MAX_ENTRIES} files and directories")
+                left_bytes -= member.size
+                if left_bytes < 0:
+                    raise TooMuch
+                _extract(tar, member, directory)
     except tarfile.TarError as exc:
         raise EngineFault(f"what the run left has not arrived whole: {exc}") from exc
 
 
-def _members(tar: tarfile.TarFile, directory: Path) -> Iterator[tuple[tarfile.TarInfo, Path]]:
-    for member in tar:
-        name = os.path.normpath(member.name)
-        if name == "." or not (member.isreg() or member.isdir() or member.islnk()):
-            continue
-        if name.startswith(("/", "../")) or name == "..":
-            raise EngineFault(f"what the run left climbs out of its directory: {name[:80]!r}")
-        if name.count("/") >= MAX_LEVELS or len(os.fsencode(name)) > MOST_NAME_BYTES:
-            raise ExecutorCrashed(f"stopped: the run left more than {MAX_LEVELS} levels of directories")
-        yield member, directory / name
-
-
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, directory: Path) -> None:
+    path = _place(member.name, directory)
     if member.isdir():
-        path.mkdir(parents=True, exist_ok=True)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if member.islnk():  # another name for a file that came before, or for what was left out
-        first = path.parents[len(Path(os.path.normpath(member.name)).parts) - 1] / os.path.normpath(member.linkname)
-        if ".." not in first.parts and first.is_file():
-            os.link(first, path)
-        return
-    content = tar.extractfile(member)
-    assert content is not None  # noqa: S101 (it is a regular file)
-    with path.open("xb") as target:
-        while block := content.read(MIB):
-            target.write(block)
-        os.fchmod(target.fileno(), 0o755 if member.mode & 0o100 else 0o644)
-        os.utime(target.fileno(), (member.mtime, member.mtime))
+        path.mkdir(exist_ok=path == directory)
+    elif member.islnk():  # of a link to what was left out there is nothing to be had
+        with contextlib.suppress(FileNotFoundError):
+            os.link(_place(member.linkname, directory), path, follow_symlinks=False)
+    elif source := tar.extractfile(member) if member.isreg() else None:
+        with path.open("xb") as target:
+            shutil.copyfileobj(source, target)
+            os.fchmod(target.fileno(), 0o755 if member.mode & 0o111 else 0o644)
+        os.utime(path, (member.mtime, member.mtime))
+
+
+def _place(name: str, directory: Path) -> Path:
+    """Where an entry of a tar belongs, whose first part is the directory itself, by a name or as `.`."""
+    _, *parts = name.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise EngineFault(f"what the run left has a file that is named {name[:80]!r}")
+    if len(parts) > MAX_LEVELS or len(os.fsencode(name)) > MOST_NAME_BYTES:
+        raise Overgrown(f"more than {MAX_LEVELS} levels of directories")
+    return directory.joinpath(*parts)
