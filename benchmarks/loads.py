@@ -91,6 +91,7 @@ LOADS = {
             name="owners",
             title="500 tasks of one owner, and 5 of another behind them",
             tasks=505,
+            executors=("burn",),
             guests=5,
             at_once=512,
             contestants=("ulos", "ulos-one-owner"),
