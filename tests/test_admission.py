@@ -184,7 +184,7 @@ async def test_the_limit_shrinks_while_the_overhead_is_many_times_that_of_an_idl
         some.admission.observe(0.01)
         limits = []
         for _ in range(300):
-            some.admission.observe(0.1)
+            some.admission.observe(0.5)
             limits.append(some.admission.limit)
 
         assert min(limits) == 1
