@@ -15,7 +15,8 @@ LAYERS = [
     {"app"},
     {"http"},
     {"node"},
-    {"asyncapi", "events", "publishing", "readiness", "feed", "linting", "doctor"},
+    {"asyncapi", "events", "readiness", "feed", "linting", "doctor"},
+    {"publishing"},
     {"producer"},
     {"settings"},
     {"crashes"},
@@ -32,7 +33,7 @@ LAYERS = [
 """From top to bottom; a module may import from lower layers and from its own package."""
 
 HOMES = {
-    "faststream": {"app", "node", "publishing", "producer", "topology"},
+    "faststream": {"app", "node", "events", "publishing", "producer", "topology"},
     "aiormq": {"node", "publishing", "producer", "topology"},
     "aio_pika": {"node", "producer", "topology", "demo"},
     "aioftp": {"storage"},

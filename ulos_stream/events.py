@@ -1,30 +1,49 @@
-"""The log messages of one stage: published as they happen, in order, without holding the stage up."""
+"""The log messages of stages: published as things happen, in order, without holding any stage up.
+
+    stage ──▶ StageEvents.emit ──▶ EventPublisher.tell ──▶ one line of all stages ──▶ the broker
+                                                                    └── what it did not confirm: again, each by itself
+
+All stages of a node share one line, so that what they tell in the same turn of the event loop goes out together and
+none of it needs a task or a clock of its own. Only what a fault has met does.
+"""
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+from faststream.rabbit.publisher import RabbitPublisher
 
 from ulos_stream import routing
-from ulos_stream.tasks import Event, Task, TaskLog, Verdict, log_message
+from ulos_stream.errors import FaultBudgetSpent, Unroutable
+from ulos_stream.producer import Confirmation
+from ulos_stream.publishing import Headers, begin, failure, is_our_cancellation, publish
+from ulos_stream.tasks import Event, Hop, Task, TaskLog, Verdict, log_message
+from ulos_stream.telemetry import Log
+from ulos_stream.telemetry.watch import Watch
 
-Publish = Callable[[TaskLog, str, str, "asyncio.Task[None] | None"], Coroutine[None, None, None]]
-"""Publishes one event, given its message id, the id of the incoming message, and the publishing of the event before,
-which a second attempt waits for; settles every error itself."""
+Told = asyncio.Future[None]
+"""Done when the broker has an event, or it is given up; never raises."""
+Tell = Callable[[TaskLog, str, str, Told | None], Told]
+"""Publishes one event, given its message id, the id of the incoming message, and the event before it."""
 
 
 class StageEvents:
-    """Each event is sent at once, in the order in which they happen; what a fault makes be sent again waits its turn.
+    """The events of one stage.
 
     They all belong to the context in which this object is made, and so to the trace of the stage.
     """
 
-    def __init__(self, task: Task, message_id: str, node: str, publish: Publish) -> None:
+    def __init__(self, task: Task, message_id: str, node: str, tell: Tell) -> None:
         self._task = task
         self._message_id = message_id
         self._node = node
-        self._publish = publish
+        self._tell = tell
         self._verdict: Verdict | None = None
-        self._sent: list[asyncio.Task[None]] = []
+        self._told: list[Told] = []
         self._context = contextvars.copy_context()
 
     def emit(self, event: Event, text: str, verdict: Verdict | None = None) -> None:
@@ -36,11 +55,131 @@ class StageEvents:
         tree = self._task.routing_tree if self._verdict is None else routing.branch(self._task, self._verdict)
         message = log_message(self._task, event, text=text, node=self._node, tree=tree, verdict=self._verdict)
         event_id = routing.event_id(self._message_id, event)
-        before = self._sent[-1] if self._sent else None
-        sending = self._publish(message, event_id, self._message_id, before)
-        self._sent.append(asyncio.create_task(sending, context=self._context))
+        before = self._told[-1] if self._told else None
+        self._told.append(self._context.run(self._tell, message, event_id, self._message_id, before))
 
     async def confirmed(self) -> None:
         """Wait until the broker has confirmed every event so far."""
-        for sent in self._sent:
-            await sent
+        for told in self._told:
+            await told
+
+
+@dataclass(slots=True, eq=False)
+class Letter:
+    """One event on its way."""
+
+    event: TaskLog
+    event_id: str
+    message_id: str
+    before: Told | None
+    told: Told
+    watched: ExitStack
+    headers: Headers
+    context: contextvars.Context
+
+
+@dataclass(kw_only=True, eq=False)
+class EventPublisher:
+    """Publishes the events of all stages. A broker without a place for them costs the tasks nothing."""
+
+    publisher: RabbitPublisher
+    hop: Hop
+    timeout_s: float
+    """Seconds to wait for the confirmation of one event."""
+    persistently: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
+    """Attempts a publish until the broker has it; see `Outbox`."""
+    log: Log
+    watch: Watch
+    unroutable: int = 0
+    """Events that no queue took."""
+    _line: deque[Letter] = field(default_factory=deque)
+    _sending: asyncio.Task[None] | None = None
+    _repeating: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def tell(self, event: TaskLog, event_id: str, message_id: str, before: Told | None) -> Told:
+        """Publish an event, behind those that were told before.
+
+        Args:
+            event: What happened.
+            event_id: The log message's own id.
+            message_id: Of the incoming message.
+            before: The stage's event before this one; only a second attempt waits for it.
+        """
+        watched = ExitStack()
+        headers = watched.enter_context(self.watch.publish("event", self.hop, event_id, message_id))
+        told: Told = asyncio.get_running_loop().create_future()
+        self._line.append(
+            Letter(event, event_id, message_id, before, told, watched, headers, contextvars.copy_context())
+        )
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+        return told
+
+    async def _send(self) -> None:
+        """Hand the whole line over, or, where the broker cannot take it now, leave each to its own attempts."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                while self._line:
+                    letter = self._line[0]
+                    confirmation = await begin(
+                        self.publisher, letter.event, self.hop, letter.event_id, letter.message_id, letter.headers
+                    )
+                    self._line.popleft()
+                    overdue = asyncio.get_running_loop().call_later(self.timeout_s, confirmation.cancel)
+                    confirmation.add_done_callback(partial(self._answered, letter, overdue))
+        except (Exception, asyncio.CancelledError) as broken:
+            if is_our_cancellation(broken):
+                raise
+            while self._line:
+                self._repeat(self._line.popleft(), broken)
+        finally:
+            self._sending = None
+
+    def _answered(self, letter: Letter, overdue: asyncio.TimerHandle, confirmation: Confirmation) -> None:
+        overdue.cancel()
+        broken = asyncio.CancelledError() if confirmation.cancelled() else confirmation.exception()
+        if broken is not None:
+            self._repeat(letter, broken)
+        else:
+            letter.watched.close()
+            _settle(letter)
+
+    def _repeat(self, letter: Letter, broken: BaseException) -> None:
+        repeating = asyncio.create_task(self._tell_again(letter, broken), context=letter.context)
+        self._repeating.add(repeating)
+        repeating.add_done_callback(self._repeating.discard)
+
+    async def _tell_again(self, letter: Letter, broken: BaseException) -> None:
+        failed = [failure(broken, self.hop)]
+
+        async def attempt() -> None:
+            if failed:
+                raise failed.pop()
+            if letter.before is not None:
+                await asyncio.wait([letter.before])
+            await publish(
+                self.publisher,
+                letter.event,
+                self.hop,
+                message_id=letter.event_id,
+                correlation_id=letter.message_id,
+                headers=letter.headers,
+                timeout_s=self.timeout_s,
+            )
+
+        try:
+            with letter.watched:
+                await self.persistently(attempt)
+        except Unroutable as nowhere:
+            self.unroutable += 1
+            if self.unroutable == 1:
+                self.log.warning("event unroutable", reason=str(nowhere), note="said once, then only counted")
+        except FaultBudgetSpent as spent:
+            self.log.error("event lost", task=letter.event.task_id, lost=letter.event.event, reason=str(spent))
+        finally:
+            _settle(letter)
+
+
+def _settle(letter: Letter) -> None:
+    if not letter.told.done():  # the stage was cancelled while it waited
+        letter.told.set_result(None)

@@ -26,7 +26,7 @@ from faststream.rabbit import RabbitBroker, RabbitMessage
 from ulos_stream import routing, topology
 from ulos_stream.admission import Admission, Share
 from ulos_stream.errors import Crash, InternalError, MalformedMessage
-from ulos_stream.events import StageEvents
+from ulos_stream.events import EventPublisher, StageEvents
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.publishing import SENT_AT, Outbox
@@ -137,12 +137,18 @@ class Node:
         self.outbox = Outbox(
             broker=publishing,
             hops=self.hops,
-            logs=self.logs,
-            logs_hop=Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key),
             crashes=self.crashes,
             crash_hop=Hop(exchange=broker.crash_exchange, routing_key=broker.crash_routing_key),
             timeout_s=settings.node.publish_timeout_s,
             fault_budget_s=settings.node.fault_budget_s,
+            log=log,
+            watch=watch,
+        )
+        self.events = EventPublisher(
+            publisher=self.logs,
+            hop=Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key),
+            timeout_s=settings.node.publish_timeout_s,
+            persistently=self.outbox.persistently,
             log=log,
             watch=watch,
         )
@@ -234,7 +240,7 @@ class Node:
 
     async def _carry_out_task(self, task: Task, origin: Origin, end: End) -> Outcome:
         message_id, context = origin.message_id, contextvars.copy_context()
-        events = StageEvents(task, message_id, self._settings.node.node, self.outbox.log_event)
+        events = StageEvents(task, message_id, self._settings.node.node, self.events.tell)
         started = time.monotonic()
         self._log.debug("stage started")
         waiting = self._admission.waiting

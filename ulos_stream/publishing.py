@@ -20,7 +20,7 @@ from ulos_stream import routing
 from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
 from ulos_stream.producer import Confirmation
 from ulos_stream.retry import retry, wait_for
-from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, TaskLog, Wire, hop_of
+from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, Wire, hop_of
 from ulos_stream.telemetry import Log
 from ulos_stream.telemetry.watch import Watch
 from ulos_stream.topology import check_connection, exchange, find_exchange
@@ -32,15 +32,13 @@ SENT_AT = "timestamp_in_ms"
 
 @dataclass(kw_only=True, eq=False)
 class Outbox:
-    """What a node publishes, through its declared publishers: hops, log messages and crash reports.
+    """What a node publishes with care, through its declared publishers: hops and crash reports.
 
     A publish with an unknown outcome is tried again, with the same message id, within the fault budget.
     """
 
     broker: RabbitBroker
     hops: RabbitPublisher
-    logs: RabbitPublisher
-    logs_hop: Hop
     crashes: RabbitPublisher
     crash_hop: Hop
     timeout_s: float
@@ -48,12 +46,10 @@ class Outbox:
     fault_budget_s: float
     log: Log
     watch: Watch
-    unroutable_events: int = 0
-    """Log messages that no queue took."""
     held_reports: set[str] = field(default_factory=set)
     """Messages whose crash report the broker does not take."""
     fault: str = ""
-    """Why the last publish is not confirmed; empty when it is."""
+    """Why a publish is tried again now; empty when none is."""
     _known_exchanges: set[str] = field(default_factory=set)
 
     async def hand_over(self, task: Task, hop_id: str, message_id: str) -> None:
@@ -67,10 +63,10 @@ class Outbox:
         with self.watch.publish("hop", hop, hop_id, message_id) as watched:
             headers: Headers = {**watched, SENT_AT: time.time_ns() // 1_000_000}
             if hop.exchange and hop.exchange not in self._known_exchanges:
-                await self._persistently(lambda: find_exchange(self.broker, hop.exchange))
+                await self.persistently(lambda: find_exchange(self.broker, hop.exchange))
                 self._known_exchanges.add(hop.exchange)
             try:
-                await self._persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id, headers))
+                await self.persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id, headers))
             except Unroutable:
                 self._known_exchanges.discard(hop.exchange)
                 raise
@@ -82,7 +78,7 @@ class Outbox:
         async def attempt() -> None:
             try:
                 with self.watch.publish("crash", self.crash_hop, crash_id, message_id) as headers:
-                    await self._persistently(
+                    await self.persistently(
                         lambda: self._publish(self.crashes, report, self.crash_hop, crash_id, message_id, headers)
                     )
             except (Unroutable, FaultBudgetSpent) as unpublished:
@@ -97,36 +93,6 @@ class Outbox:
         finally:
             self.held_reports.discard(message_id)
 
-    async def log_event(
-        self, event: TaskLog, event_id: str, message_id: str, before: "asyncio.Task[None] | None"
-    ) -> None:
-        """Publish a log message. A broker without a place for it costs the task nothing.
-
-        Args:
-            event: What happened.
-            event_id: The log message's own id.
-            message_id: Of the incoming message.
-            before: The publishing of the stage's event before this one; only a second attempt waits for it.
-        """
-        waits_for: list[asyncio.Task[None]] = []
-
-        async def attempt() -> None:
-            if waits_for:
-                await asyncio.wait(waits_for)
-            elif before is not None:
-                waits_for.append(before)
-            await self._publish(self.logs, event, self.logs_hop, event_id, message_id, headers)
-
-        try:
-            with self.watch.publish("event", self.logs_hop, event_id, message_id) as headers:
-                await self._persistently(attempt)
-        except Unroutable as nowhere:
-            self.unroutable_events += 1
-            if self.unroutable_events == 1:
-                self.log.warning("event unroutable", reason=str(nowhere), note="said once, then only counted")
-        except FaultBudgetSpent as spent:
-            self.log.error("event lost", task=event.task_id, lost=event.event, reason=str(spent))
-
     async def check(self) -> None:
         """See that what this node publishes is confirmed.
 
@@ -139,14 +105,22 @@ class Outbox:
         if self.fault:
             raise BrokerFault(self.fault)
 
-    async def _persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+    async def persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Attempt a publish until the broker has it.
+
+        Raises:
+            FaultBudgetSpent: It did not confirm it in time; it may have it all the same.
+        """
+
         def report(fault: Fault, wait_s: float) -> None:
             self.fault = str(fault)
             self.watch.fault(fault)
             self.log.fault(fault, wait_s)
 
-        await retry(attempt, budget_s=self.fault_budget_s, report=report)
-        self.fault = ""
+        try:
+            await retry(attempt, budget_s=self.fault_budget_s, report=report)
+        finally:
+            self.fault = ""
 
     async def _publish(
         self,
@@ -195,31 +169,47 @@ async def publish(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            confirmation = await publisher.publish(
-                message.encode(),
-                exchange=exchange(hop.exchange),
-                routing_key=hop.routing_key,
-                message_id=message_id,
-                correlation_id=correlation_id,
-                headers=dict(headers),
-                content_type="application/json",
-                persist=True,
-            )
-            await cast(Confirmation, confirmation)
-    except PublishError as returned:
-        raise Unroutable(f"no queue takes {_spoken(hop)}") from returned
-    except (ChannelNotFoundEntity, ChannelAccessRefused) as closed:
-        # The channel is shared: only the publish whose exchange the broker names is to blame.
-        if f"exchange '{hop.exchange}' in" in str(closed):
-            reason = "does not exist" if isinstance(closed, ChannelNotFoundEntity) else "is closed to this user"
-            raise Unroutable(f"exchange {hop.exchange!r} {reason}; routing key {hop.routing_key!r}") from closed
-        raise BrokerFault(f"the channel closed under a message to {_spoken(hop)}") from closed
+            await (await begin(publisher, message, hop, message_id, correlation_id, headers))
     except (AMQPError, OSError, RuntimeError, asyncio.CancelledError) as broken:
-        # aiormq cancels the futures of a connection that it closes; a cancellation of ours goes on.
-        task = asyncio.current_task()
-        if isinstance(broken, asyncio.CancelledError) and task is not None and task.cancelling():
+        if is_our_cancellation(broken):
             raise
-        raise BrokerFault(f"no confirmation of a message to {_spoken(hop)}: {_reason(broken)}") from broken
+        raise failure(broken, hop) from broken
+
+
+async def begin(
+    publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str, headers: Headers
+) -> Confirmation:
+    """Publish without awaiting the confirmation; see `publish`. What it or the confirmation raises, `failure` reads."""
+    confirmation = await publisher.publish(
+        message.encode(),
+        exchange=exchange(hop.exchange),
+        routing_key=hop.routing_key,
+        message_id=message_id,
+        correlation_id=correlation_id,
+        headers=dict(headers),
+        content_type="application/json",
+        persist=True,
+    )
+    return cast(Confirmation, confirmation)
+
+
+def is_our_cancellation(broken: BaseException) -> bool:
+    """Whether this task is to end; aiormq, too, cancels, namely the futures of a connection that it closes."""
+    task = asyncio.current_task()
+    return isinstance(broken, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def failure(broken: BaseException, hop: Hop) -> Unroutable | BrokerFault:
+    """What an error under a message to `hop` means."""
+    if isinstance(broken, PublishError):
+        return Unroutable(f"no queue takes {_spoken(hop)}")
+    if isinstance(broken, ChannelNotFoundEntity | ChannelAccessRefused):
+        # The channel is shared: only the publish whose exchange the broker names is to blame.
+        if f"exchange '{hop.exchange}' in" not in str(broken):
+            return BrokerFault(f"the channel closed under a message to {_spoken(hop)}")
+        reason = "does not exist" if isinstance(broken, ChannelNotFoundEntity) else "is closed to this user"
+        return Unroutable(f"exchange {hop.exchange!r} {reason}; routing key {hop.routing_key!r}")
+    return BrokerFault(f"no confirmation of a message to {_spoken(hop)}: {_reason(broken)}")
 
 
 def _spoken(hop: Hop) -> str:
