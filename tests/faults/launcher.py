@@ -141,9 +141,9 @@ def _halve_uploads(client: Any) -> None:
     data = client.data
 
     @contextlib.asynccontextmanager
-    async def halved(self: object, command: str) -> AsyncIterator[tuple[Any, Any]]:
-        async with data(self, command) as (reader, writer):
-            yield reader, _Halving(writer) if command.startswith("STOR") else writer
+    async def halved(self: object, command: str) -> AsyncIterator[tuple[Any, Any, str]]:
+        async with data(self, command) as (reader, writer, opening):
+            yield reader, _Halving(writer) if command.startswith("STOR") else writer, opening
 
     client.data = halved
 

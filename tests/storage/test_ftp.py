@@ -9,6 +9,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,10 @@ class Stub:
     async def _retr(self, session: Session, path: str) -> None:
         await self.send(session, self.files[path])
 
-    async def send(self, session: Session, content: bytes, end: str = "226 that was all") -> None:
-        session.say("150 here it comes")
+    async def send(
+        self, session: Session, content: bytes, end: str = "226 that was all", opening: str = "150 here it comes"
+    ) -> None:
+        session.say(opening)
         _, data = await session.data
         data.write(content)
         data.close()
@@ -531,6 +534,71 @@ async def test_a_transfer_of_another_size_is_a_fault_although_the_server_reports
         await connect(stub).download(ARTIFACT, tmp_path / "a")
 
 
+async def test_a_server_that_announces_the_size_in_its_reply_is_asked_once_a_connection(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.on["RETR"] = lambda session, _: stub.send(session, OLD, opening=f"150 of (1 bytes).zip ({len(OLD)} bytes).")
+    storage = connect(stub)
+
+    for _ in range(3):
+        await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert (tmp_path / "a").read_bytes() == OLD
+    assert (stub.verbs.count("SIZE"), stub.verbs.count("RETR")) == (1, 3)
+
+
+@pytest.mark.parametrize("opening", ["150 (17 bytes)", "150 here", "150 (16 bytes) or so"])
+async def test_a_reply_that_does_not_announce_the_size_as_it_is_is_never_relied_on(
+    opening: str, stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.on["RETR"] = lambda session, _: stub.send(session, OLD, opening=opening)
+    storage = connect(stub)
+
+    for _ in range(3):
+        await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert stub.verbs.count("SIZE") == 3
+
+
+@pytest.mark.parametrize(
+    ("opening", "content", "reason"),
+    [
+        (f"150 ({len(OLD)} bytes)", OLD[:-1], f"{len(OLD) - 1} bytes came, and {len(OLD)} were announced"),
+        ("150 here it comes", OLD, "does not say any more how much it sends"),
+    ],
+    ids=["short", "silent"],
+)
+async def test_a_transfer_that_is_not_as_announced_is_a_fault_and_the_next_one_is_asked_for_again(
+    opening: str, content: bytes, reason: str, stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.on["RETR"] = lambda session, _: stub.send(session, OLD, opening=f"150 ({len(OLD)} bytes)")
+    storage = connect(stub)
+    await storage.download(ARTIFACT, tmp_path / "a")
+
+    stub.on["RETR"] = lambda session, _: stub.send(session, content, opening=opening)
+    with pytest.raises(StorageFault, match=reason):
+        await storage.download(ARTIFACT, tmp_path / "a")
+    stub.on["RETR"] = lambda session, _: stub.send(session, OLD)
+    await storage.download(ARTIFACT, tmp_path / "a")
+
+    assert (tmp_path / "a").read_bytes() == OLD
+    assert stub.verbs.count("SIZE") == 2
+
+
+async def test_an_artifact_that_is_announced_over_the_limit_is_rejected(
+    stub: Stub, connect: Connect, tmp_path: Path
+) -> None:
+    stub.on["RETR"] = lambda session, path: stub.send(
+        session, stub.files[path], opening=f"150 ({len(stub.files[path])} bytes)"
+    )
+    storage = connect(stub, max_bytes=len(OLD))
+    await storage.download(ARTIFACT, tmp_path / "a")
+
+    stub.files[ARTIFACT] = OLD + b"!"
+    with pytest.raises(ArchiveRejected, match="17 bytes, and 16 are allowed"):
+        await storage.download(ARTIFACT, tmp_path / "a")
+
+
 @pytest.mark.parametrize("reason", ["451 disk on fire", "550 it vanished"])
 async def test_the_reason_the_server_gives_for_a_broken_transfer_is_in_the_fault(
     reason: str, stub: Stub, connect: Connect, tmp_path: Path
@@ -659,6 +727,19 @@ async def test_the_size_alone_tells_versions_apart_where_the_server_knows_no_tim
 
     assert version == Version(len(OLD), None)
     assert stub.files == {ARTIFACT: NEW}
+
+
+@pytest.mark.parametrize(("seen_s_ago", "asked"), [(0, 1), (2, 2)])
+async def test_times_of_whole_seconds_are_compared_once_a_second_is_over(
+    seen_s_ago: int, asked: int, stub: Stub, connect: Connect, new: Path, tmp_path: Path
+) -> None:
+    storage = connect(stub)
+    version = await storage.download(ARTIFACT, tmp_path / "a")
+
+    version = replace(version, seen_s=version.seen_s - seen_s_ago)
+    await storage.upload(new, ARTIFACT, stage_id="m", expected=version)
+
+    assert stub.verbs.count("MDTM") == asked
 
 
 async def test_a_sweep_without_a_listing_is_a_fault(stub: Stub, connect: Connect) -> None:

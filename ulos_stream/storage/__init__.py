@@ -2,7 +2,8 @@
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 NAME_BYTES = 255
@@ -17,6 +18,8 @@ class Version:
     """In bytes."""
     modified: str | None
     """When it was last written, in the storage's own words; FTP tells whole seconds. None if it does not tell."""
+    seen_s: float = field(default_factory=time.monotonic, compare=False)
+    """When it was looked at, on this node's monotonic clock."""
 
 
 class Storage(Protocol):
@@ -38,7 +41,7 @@ class Storage(Protocol):
         """Copy the artifact at `path` into the local file `target`, whole, in place of what is in there.
 
         Returns:
-            The artifact's version, asked for before the transfer.
+            The artifact's version when the transfer began, or before.
 
         Raises:
             ArtifactMissing: The storage answers, and there is no such file.

@@ -8,7 +8,9 @@ begin TLS before they send the command, vsftpd after it has the command, and bot
 import asyncio
 import contextlib
 import os
+import re
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
@@ -25,7 +27,11 @@ LISTING_BYTES = 8 * 1024 * 1024
 """The longest listing of a folder that is read: some hundred thousand names."""
 TIDY_S = 5.0
 """Longest time for removing what a broken upload left, in seconds."""
+MODIFIED_S = 1.0
+"""MDTM tells whole seconds: in a shorter time than this it would hardly tell a change."""
 T = TypeVar("T")
+_ANNOUNCED = re.compile(r"\((\d+) bytes\)\W*$", re.ASCII)
+"""How most servers end the reply with which a download begins; RFC 959 leaves its text to them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -60,19 +66,24 @@ class FtpStorage:
         await self._run("check", lambda client: client.ask("NOOP", "2"))
 
     async def download(self, path: str, target: BinaryIO) -> Version:
+        def bounded(size: int) -> int:
+            if size > self.max_bytes:
+                raise ArchiveRejected(f"{path!r} has {size} bytes, and {self.max_bytes} are allowed")
+            return size
+
         async def fetch(client: _Client) -> Version:
             try:
-                version = await client.version(path)
-                if (size := version.size) > self.max_bytes:
-                    raise ArchiveRejected(f"{path!r} has {size} bytes, and {self.max_bytes} are allowed")
+                began_s, modified = time.monotonic(), await client.modified(path)
+                asked = None if client.announces else bounded(await client.size(path))
                 count = target.seek(0)
                 target.truncate()
-                async with client.data(f"RETR {path}") as (reader, _):
+                async with client.data(f"RETR {path}") as (reader, _, opening):
+                    size = bounded(client.size_to_come(opening, asked))
                     while count <= size and (block := await reader.read(BLOCK_BYTES)):
                         count += target.write(block)
                 if count != size:  # the server may have reported success all the same
                     raise _Unusable(f"{count} bytes came, and {size} were announced")
-                return version
+                return Version(size, modified, began_s)
             except _Missing as exc:
                 raise ArtifactMissing(f"there is no {path!r} on {self.host}:{self.port}: {exc}") from exc
 
@@ -87,7 +98,7 @@ class FtpStorage:
             begun = True
             size = source.seek(0, os.SEEK_END)
             source.seek(0)
-            async with client.data(f"STOR {temporary}") as (_, writer):
+            async with client.data(f"STOR {temporary}") as (_, writer, _):
                 # When the server breaks off, its reply on the control connection says why.
                 with contextlib.suppress(ConnectionError):
                     while not writer.is_closing() and (block := source.read(BLOCK_BYTES)):
@@ -95,7 +106,7 @@ class FtpStorage:
                         await writer.drain()
             if (stored := await client.size(temporary)) != size:
                 raise _Unusable(f"{stored} of {size} bytes arrived")
-            if expected is not None and expected != await client.version_if_any(path):
+            if expected is not None and not await client.is_still(path, expected):
                 raise ArtifactChanged(f"{path!r} on {self.host}:{self.port} is not what was downloaded any more")
             await client.ask(f"RNFR {temporary}", "350")
             await client.ask(f"RNTO {path}", "2")
@@ -185,11 +196,14 @@ class FtpStorage:
 
 
 class _Client:
-    """A control connection. `answered`: since it was last lent, the server has spoken on it."""
+    """A control connection."""
 
     def __init__(self, ftp: aioftp.Client) -> None:
         self.ftp = ftp
         self.answered = False
+        """Since it was last lent, the server has spoken on it."""
+        self.announces = False
+        """The server says how much it sends when it begins, and said the truth when it was compared."""
         self._passive = "EPSV"
 
     async def ask(self, command: str | None, *expected: str) -> tuple[str, str]:
@@ -224,28 +238,40 @@ class _Client:
             raise _Unusable("the server does not implement SIZE, without which no transfer can be trusted")
         return int(text)
 
-    async def version(self, path: str) -> Version:
-        size = await self.size(path)
+    async def modified(self, path: str) -> str | None:
         code, text = await self.ask(f"MDTM {path}", "213", "50")  # RFC 3659, section 3
-        return Version(size, text if code == "213" else None)
+        return text if code == "213" else None
 
-    async def version_if_any(self, path: str) -> Version | None:
+    async def is_still(self, path: str, version: Version) -> bool:
         try:
-            return await self.version(path)
+            if version.size != await self.size(path):
+                return False
+            told_apart = time.monotonic() - version.seen_s >= MODIFIED_S and version.modified is not None
+            return not told_apart or version.modified == await self.modified(path)
         except _Missing:
-            return None
+            return False
+
+    def size_to_come(self, opening: str, asked: int | None) -> int:
+        """How many bytes a transfer has that the reply `opening` began: as SIZE said, if it was `asked`, else that."""
+        announced = int(found[1]) if (found := _ANNOUNCED.search(opening)) else None
+        if asked is not None:
+            self.announces = asked == announced
+            return asked
+        if announced is None:
+            raise _Unusable(f"the server does not say any more how much it sends: {opening}")
+        return announced
 
     async def names(self, folder: str) -> list[str]:
         """What is in a folder. Some servers answer with paths."""
         listing = b""
-        async with self.data(f"NLST {folder}") as (reader, _):
+        async with self.data(f"NLST {folder}") as (reader, _, _):
             while len(listing) <= LISTING_BYTES and (block := await reader.read(BLOCK_BYTES)):
                 listing += block
         return [line.rpartition("/")[2] for line in listing.decode(errors="replace").splitlines()]
 
     @contextlib.asynccontextmanager
-    async def data(self, command: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """Open a data connection for `command`; at its end the server must report success."""
+    async def data(self, command: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, str]]:
+        """Open a data connection for `command`, with which the server replies; at its end it must report success."""
         code, text = await self.ask(self._passive, "227", "229", "50")
         if code[:2] == "50":
             self._passive = "PASV"
@@ -256,11 +282,11 @@ class _Client:
         # To the peer of the control connection: the address in a PASV reply is wrong behind NAT, and may be forged.
         reader, writer = await asyncio.open_connection(control.get_extra_info("peername")[0], port)
         try:
-            await self.ask(command, "1")
+            _, opening = await self.ask(command, "1")
             if tls := control.get_extra_info("ssl_object"):  # resumed: servers take that as proof of the same client
                 context = SSLSessionBoundContext(ssl.PROTOCOL_TLS_CLIENT, tls.context, tls.session)
                 await writer.start_tls(context, server_hostname=self.ftp.server_host)
-            yield reader, writer
+            yield reader, writer, opening
             writer.close()
             await self.ask(None, "2")
         except BaseException:
