@@ -41,6 +41,7 @@ class Workspace:
     def __init__(self, parent: Path) -> None:
         self._parent = parent
         self._in_memory = False
+        self._is_made = False
         self._was_light: bool | None = None
         self.files = parent / secrets.token_hex(8)
         """The unpacked work; not there before `empty`."""
@@ -59,11 +60,9 @@ class Workspace:
         for file in (self.output, self.result):
             file.seek(0)
             file.truncate()
-        try:
-            self.files.mkdir()
-        except FileExistsError:
-            self._remove_files()
-            self.files.mkdir()
+        self._remove_files()
+        self.files.mkdir()
+        self._is_made = True
 
     @property
     def is_light(self) -> bool:
@@ -71,6 +70,8 @@ class Workspace:
 
         Asked first when the run has ended: from then on nobody changes it before the next `empty`.
         """
+        if not self._is_made:
+            return True
         if self._was_light is None:
             self._was_light = self._looks_light()
         return self._was_light
@@ -96,10 +97,13 @@ class Workspace:
         self._remove_files()
 
     def _remove_files(self) -> None:
+        if not self._is_made:
+            return
         if not self._in_memory and is_enclosed(self.files):
             withdraw(self.files)
             release(self.files)
         archive.remove_tree(self.files)
+        self._is_made = False
 
     def _file(self) -> BinaryIO:
         file: tempfile.SpooledTemporaryFile[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115 (`remove` closes it)

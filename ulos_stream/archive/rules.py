@@ -27,6 +27,7 @@ _NAME_RULES = (
     (re.compile(r"(^|/)\.\.(/|$)"), "climbs out by '..'"),
     (re.compile(r"(^|/)\.?(/|$)"), "has an empty part in its name"),
 )
+_ODD_NAME = re.compile("|".join(pattern.pattern for pattern, _ in _NAME_RULES))
 
 
 class Limits(BaseModel):
@@ -88,7 +89,8 @@ def admitted(members: Iterable[Member], limits: Limits, whose: str) -> list[Memb
 
 def _broken(member: Member, limits: Limits) -> Iterator[str]:
     """The rules that a member breaks by itself."""
-    yield from (rule for pattern, rule in _NAME_RULES if pattern.search(member.name))
+    if _ODD_NAME.search(member.name):
+        yield from (rule for pattern, rule in _NAME_RULES if pattern.search(member.name))
     parts = member.name.split("/")
     if len(parts) > limits.depth:
         yield f"is {len(parts)} levels deep, more than {limits.depth}"

@@ -41,10 +41,12 @@ def remove_tree(directory: Path) -> None:
         OSError: The disk is broken, or the process is neither root nor the owner.
     """
     with suppress(FileNotFoundError):
-        if not stat.S_ISDIR(directory.lstat().st_mode):
+        mode = directory.lstat().st_mode
+        if not stat.S_ISDIR(mode):
             directory.unlink()
             return
-        os.chmod(directory, stat.S_IRWXU, follow_symlinks=False)
+        if mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(directory, stat.S_IRWXU, follow_symlinks=False)
         with closing(os.open(directory, DIRECTORY)) as root:
             waiting = _clear(root, root)
             while waiting:
@@ -58,15 +60,16 @@ def remove_tree(directory: Path) -> None:
 def _clear(folder: int, root: int) -> list[str]:
     """Remove the files of a directory and move its directories to the root; returns their new names."""
     moved = []
-    for name in os.listdir(folder):
-        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            if mode & stat.S_IRWXU != stat.S_IRWXU:
-                os.chmod(name, stat.S_IRWXU, dir_fd=folder, follow_symlinks=False)
-            moved.append(uuid.uuid4().hex)
-            os.rename(name, moved[-1], src_dir_fd=folder, dst_dir_fd=root)
-        else:
-            os.unlink(name, dir_fd=folder)
+    with os.scandir(folder) as found:
+        entries = list(found)  # what is listed while it is removed may be listed by half
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            os.unlink(entry.name, dir_fd=folder)
+            continue
+        if entry.stat(follow_symlinks=False).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.chmod(entry.name, stat.S_IRWXU, dir_fd=folder, follow_symlinks=False)
+        moved.append(uuid.uuid4().hex)
+        os.rename(entry.name, moved[-1], src_dir_fd=folder, dst_dir_fd=root)
     return moved
 
 
