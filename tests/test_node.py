@@ -407,6 +407,95 @@ async def test_a_dropped_connection_leaves_the_stage_running_and_its_redelivery_
     assert await settled(world) == (0, 0)
 
 
+async def test_a_dropped_connection_leaves_a_stage_without_an_id_running_too(world: World, proxy: Proxy) -> None:
+    async with world.node(MESSAGE_BROKER_PORT=str(proxy.port), ULOS_MOCK_DELAY_S="2"):
+        await world.send(world.task(a_tree("testing")), message_id=None)
+        await world.hear(lambda heard: heard[-1].event == "downloaded")
+        proxy.drop()
+        heard = await world.hear_the_end()
+
+    assert events(heard) == ["passed", "uploaded", "acknowledged"]
+    assert await settled(world) == (0, 0)
+
+
+async def redelivered(world: World, task: object, message_id: str | None) -> None:
+    """Send a task that another node takes first and dies with."""
+    taken = asyncio.Event()
+
+    async def take(_: object) -> None:
+        taken.set()
+
+    async with await aio_pika.connect(world.broker.url) as other, other.channel() as channel:
+        queue = await channel.get_queue(world.tasks.name, ensure=False)
+        await queue.consume(take, arguments={"x-priority": 10})
+        await world.send(task, message_id)
+        await taken.wait()
+
+
+async def test_a_fresh_copy_without_an_id_whose_node_dies_is_not_taken_for_one_that_ended_here(world: World) -> None:
+    task = world.task(a_tree("pass"))
+
+    async with world.node():
+        await world.send(task, message_id=None)
+        await world.hear_the_end()
+        (world.artifacts / task["filePath"][1:]).write_bytes(a_zip(handed_in_anew="x"))
+        await redelivered(world, task, None)
+        heard = await world.hear_the_end()
+
+    assert "passed" in events(heard)
+    assert await settled(world) == (0, 0)
+
+
+async def test_a_crashed_task_that_is_sent_again_and_whose_line_drops_is_not_taken_for_the_crash(
+    world: World, proxy: Proxy
+) -> None:
+    task = world.task(a_tree("testing"))
+    artifact = world.artifacts / task["filePath"][1:]
+    artifact.write_bytes(b"no zip")
+
+    async with world.node(MESSAGE_BROKER_PORT=str(proxy.port), ULOS_MOCK_DELAY_S="2"):
+        await world.send(task)
+        crashed = await world.hear_the_end()
+        artifact.write_bytes(a_zip())
+        await world.send(task)
+        await world.hear(lambda heard: heard[-1].event == "downloaded")
+        proxy.drop()
+        heard = await world.hear_the_end()
+
+    assert "crashed" in events(crashed)
+    assert events(heard) == ["passed", "uploaded", "acknowledged"]
+    assert await settled(world) == (0, 1)
+
+
+async def test_a_crashed_task_that_is_sent_again_and_whose_node_dies_is_not_taken_for_the_crash(world: World) -> None:
+    task = world.task(a_tree("pass"))
+    artifact = world.artifacts / task["filePath"][1:]
+    artifact.write_bytes(b"no zip")
+
+    async with world.node():
+        await world.send(task)
+        await world.hear_the_end()
+        artifact.write_bytes(a_zip())
+        await redelivered(world, task, "m-1")
+        heard = await world.hear_the_end()
+
+    assert "passed" in events(heard)
+    assert await settled(world) == (0, 1)
+
+
+async def test_a_stage_that_has_lost_its_delivery_is_given_the_grace_period_too(world: World, proxy: Proxy) -> None:
+    task = world.task(a_tree("testing"))
+
+    async with world.node(MESSAGE_BROKER_PORT=str(proxy.port), ULOS_MOCK_DELAY_S="1"):
+        await world.send(task)
+        await world.hear(lambda heard: heard[-1].event == "downloaded")
+        proxy.refuses = True
+        proxy.drop()
+
+    with zipfile.ZipFile(world.artifacts / task["filePath"][1:]) as archive:
+        assert any(name.startswith("output_") for name in archive.namelist())
+
+
 async def test_a_storage_that_goes_away_is_waited_for_and_the_task_pays_nothing(world: World) -> None:
     task = world.task(a_tree("pass"))
     away = world.artifacts.with_name("away")

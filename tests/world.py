@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import aio_pika
+import pika
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractIncomingMessage, AbstractQueue
 
 from ulos_stream.app import create_app
@@ -96,12 +97,21 @@ class World:
             await self.told.bind(self.exchange, key)
 
     async def send(self, message: object, message_id: str | None = "m-1", **properties: Any) -> None:
-        """Put a message into the consumption queue."""
+        """Put a message into the consumption queue; without an id by pika, for aiormq gives one to each."""
         body = message if isinstance(message, bytes) else json.dumps(message).encode()
+        if message_id is None:
+            await asyncio.to_thread(self._send_without_id, body)
+            return
         await self.channel.default_exchange.publish(
             aio_pika.Message(body, message_id=message_id, delivery_mode=aio_pika.DeliveryMode.PERSISTENT, **properties),
             self.tasks.name,
         )
+
+    def _send_without_id(self, body: bytes) -> None:
+        with contextlib.closing(pika.BlockingConnection(pika.URLParameters(self.broker.url))) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            channel.basic_publish("", self.tasks.name, body, pika.BasicProperties(delivery_mode=2))
 
     async def hear(self, enough: Callable[[list[Heard]], object]) -> list[Heard]:
         """Take what the node publishes until it is `enough`, in order of arrival."""

@@ -63,7 +63,7 @@ class Outcome:
 
 
 StageKey = tuple[str, str]
-"""Stage id and sha256 of the body: a producer may repeat an id for another task."""
+"""Message id, or the one drawn for this delivery, and sha256 of the body: a producer may repeat an id."""
 
 
 class Node:
@@ -98,7 +98,9 @@ class Node:
         self._watch = watch
         self._admission = admission
         self._running: dict[StageKey, asyncio.Task[Outcome]] = {}
-        self._ended: OrderedDict[StageKey, Outcome] = OrderedDict()
+        self._lost: set[asyncio.Task[Outcome]] = set()
+        """Those that run for a delivery which is lost: with its connection, before it was settled."""
+        self._ended: OrderedDict[StageKey, asyncio.Task[Outcome]] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
 
         self._queue = topology.consumption_queue(broker.consumption_queue)
@@ -161,8 +163,14 @@ class Node:
         try:
             message: RabbitMessage = self._consuming.context.get_local("message")
             origin = _origin(message.raw_message)
-            key = (origin.stage_id, origin.body_sha256)
-            outcome = await self._outcome(key, origin, _arrival(message.raw_message, origin, self._queue.name))
+            key = (origin.message_id, origin.body_sha256)
+            stage = self._stage(key, origin, _arrival(message.raw_message, origin, self._queue.name))
+            try:
+                outcome = await asyncio.shield(stage)
+            except asyncio.CancelledError:
+                if not stage.done():
+                    self._lost.add(stage)
+                raise
             await self._settle(message, key, origin, outcome)
         finally:
             self._deliveries.discard(delivery)
@@ -188,38 +196,43 @@ class Node:
                 await topology.cancel_consumers(self._consuming, self._queue)
         except (AMQPError, OSError, RuntimeError) as away:
             self._log.warning("fault", reason=f"cannot cancel the consumer: {away}")
-        if self._deliveries:
-            await asyncio.wait(self._deliveries, timeout=self._settings.node.grace_s)
         stages = list(self._running.values())
+        if work := {*self._deliveries, *stages}:  # a stage may have lost its delivery
+            await asyncio.wait(work, timeout=self._settings.node.grace_s)
         for stage in stages:
             stage.cancel()
         await asyncio.gather(*stages, return_exceptions=True)
 
-    async def _outcome(self, key: StageKey, origin: Origin, arrival: Arrival) -> Outcome:
-        """The outcome of the message's stage, which runs once however often it is delivered.
+    def _stage(self, key: StageKey, origin: Origin, arrival: Arrival) -> "asyncio.Task[Outcome]":
+        """The stage of a message, which runs once however often the message is delivered.
 
-        A copy that the hop before published twice carries the same id and is absorbed here. A
-        message without an id is joined only by its own redelivery: a fresh copy is a new task.
+        A copy that the hop before published twice carries the same id and is absorbed here. One that has crashed and is
+        not redelivered was sent anew. A message without an id may be a fresh copy of another: it joins only a stage
+        that lost its delivery, and once that has ended, the journal decides.
         """
-        ended = self._ended.get(key)
-        if ended is not None and (origin.redelivered or (origin.has_id and ended.done)):
+        stage = self._running.get(key)
+        if stage is None and origin.redelivered and not origin.has_id:
+            alike = (stage for (_, body), stage in self._running.items() if body == origin.body_sha256)
+            stage = next((stage for stage in alike if stage in self._lost), None)
+            self._lost.discard(stage)
+        if stage is None and (ended := self._ended.get(key)) and (origin.redelivered or ended.result().done):
             return ended
-        stage = self._running.get(key) if origin.has_id or origin.redelivered else None
         if stage is None:
+            self._ended.pop(key, None)
             stage = asyncio.create_task(self._carry_out(origin, arrival))
             self._running[key] = stage
             stage.add_done_callback(lambda ended: self._remember(key, ended))
-        return await asyncio.shield(stage)
+        return stage
 
     def _remember(self, key: StageKey, stage: "asyncio.Task[Outcome]") -> None:
-        if self._running.get(key) is stage:
-            del self._running[key]
+        del self._running[key]
+        self._lost.discard(stage)
         if stage.cancelled():
             return
         if defect := stage.exception():
             self._log.error("stage broken", message=key[0], reason=repr(defect), exc_info=defect)
         else:
-            self._ended[key] = stage.result()
+            self._ended[key] = stage
             while len(self._ended) > REMEMBERED_OUTCOMES:
                 self._ended.popitem(last=False)
 
@@ -298,8 +311,8 @@ class Node:
             # The channel is gone; the redelivery finds the outcome remembered and settles it.
             outcome.context.run(self._log.warning, "settlement lost", reason=str(lost))
             return
-        if requeue:
-            self._ended.pop(key, None)
+        if not outcome.done:
+            self._ended.pop(key, None)  # whoever sends it again wants it to be tried again
         if outcome.events is not None:
             if outcome.done:
                 outcome.events.emit("acknowledged", "the stage is done")
