@@ -260,7 +260,7 @@ def metrics() -> str:
     executors = find_executors(settings.node)
     shown = Metrics(["an executor"], lambda key: "unknown")
     log = Log()
-    names = ("consuming", "publishing", "storage", "executors", "disk")
+    names = ("consuming", "publishing", "storage", "stages", "executors", "disk")
     add_gauges(
         shown,
         settings,

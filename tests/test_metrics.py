@@ -201,7 +201,7 @@ async def test_each_check_of_readiness_is_shown(world: World, scraped: Scraped) 
         await scraped.scrape()
 
     checks = {value for name, labels in scraped.series if name == "ulos_check_passed" for _, value in labels}
-    assert checks == {"consuming", "publishing", "storage", "executors", "disk"}
+    assert checks == {"consuming", "publishing", "storage", "stages", "executors", "disk"}
     assert all(scraped.value("ulos_check_passed", check=check) == 1 for check in checks)
     assert scraped.value("ulos_ready") == 1
 

@@ -118,3 +118,21 @@ async def test_a_node_without_its_broker_is_not_ready(world: World, broker: Brok
         await node.says("ready")
         await world.send(world.task(a_tree("pass")))
         await world.hear_the_end()
+
+
+async def test_a_node_whose_storage_takes_no_uploads_is_not_ready_while_a_stage_waits_for_it(world: World) -> None:
+    task = world.task(a_tree("testing-1"))
+    artifact = world.artifacts / task["filePath"][1:]
+    artifact.parent.joinpath("in").mkdir()
+    artifact.rename(artifact.parent / "in" / "a.zip")
+    task["filePath"] = "/in/a.zip"
+
+    async with world.node_process(ULOS_MOCK_DELAY_S="1") as node:
+        await node.says("ready")
+        await world.send(task)
+        await world.hear(lambda heard: heard[-1].event == "downloaded")
+        artifact.parent.joinpath("in").rename(artifact.parent / "away")
+        await node.says("not ready", "stages: ")
+        artifact.parent.joinpath("away").rename(artifact.parent / "in")
+        await node.says("ready")
+        await world.hear_the_end()

@@ -103,6 +103,7 @@ def create_app(settings: Settings) -> FastStream:
             "consuming": node.check,
             "publishing": node.outbox.check,
             "storage": storage.check,
+            "stages": pipeline.check,
             "executors": lambda: executors.insist(settings.node.require_executors),
             "disk": directory.check,
         },

@@ -84,6 +84,8 @@ class Pipeline:
     delivery_timeout_s: float = 1_800
     """Seconds for which the broker lets this node hold a message."""
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _troubles: dict[object, Fault] = field(default_factory=dict)
+    """What is tried again now."""
 
     async def run(self, task: Task, origin: Origin, report: Report) -> Done:
         """Carry out the current stage of `task`, up to the uploaded result, unless it is done already.
@@ -92,18 +94,29 @@ class Pipeline:
             Crash: The stage could not be carried out; the artifact on the storage is as it was.
         """
         async with self._locks.setdefault(task.file_path, asyncio.Lock()):
-            while True:
-                space = self.directory.new_stage()
-                try:
-                    with contextlib.ExitStack() as opened:
-                        return await self._carry_out(task, origin, space, opened, report)
-                except ArtifactChanged:
-                    continue  # perhaps by this very stage, on another node: its journal tells
-                finally:
-                    if space.is_light:
-                        space.remove()
-                    else:
-                        await finish(asyncio.to_thread(space.remove))
+            return await self._retry(lambda: self._attempt(task, origin, report))
+
+    async def check(self) -> None:
+        """See that no stage stands still for what is around the node.
+
+        Raises:
+            Fault: One does.
+        """
+        for fault in self._troubles.values():
+            raise type(fault)(str(fault))
+
+    async def _attempt(self, task: Task, origin: Origin, report: Report) -> Done:
+        space = self.directory.new_stage()
+        try:
+            with contextlib.ExitStack() as opened:
+                return await self._carry_out(task, origin, space, opened, report)
+        except ArtifactChanged as changed:  # perhaps by this very stage, on another node: its journal tells
+            raise StorageFault(f"the stage begins anew: {changed}") from changed
+        finally:
+            if space.is_light:
+                space.remove()
+            else:
+                await finish(asyncio.to_thread(space.remove))
 
     async def _carry_out(
         self, task: Task, origin: Origin, space: Workspace, stack: contextlib.ExitStack, report: Report
@@ -284,10 +297,14 @@ class Pipeline:
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
         def report(fault: Fault, wait_s: float) -> None:
+            self._troubles[report] = fault
             self.watch.fault(fault)
             self.report_fault(fault, wait_s)
 
-        return await retry(step, budget_s=self.fault_budget_s, report=report)
+        try:
+            return await retry(step, budget_s=self.fault_budget_s, report=report)
+        finally:
+            self._troubles.pop(report, None)
 
 
 def _ending(verdict: Verdict, job: Job, took_s: float) -> str:

@@ -48,8 +48,8 @@ class Outbox:
     watch: Watch
     held_reports: set[str] = field(default_factory=set)
     """Messages whose crash report the broker does not take."""
-    fault: str = ""
-    """Why a publish is tried again now; empty when none is."""
+    _troubles: dict[object, Fault] = field(default_factory=dict)
+    """Why publishes are tried again now."""
     _known_exchanges: set[str] = field(default_factory=set)
 
     async def hand_over(self, task: Task, hop_id: str, message_id: str) -> None:
@@ -102,8 +102,8 @@ class Outbox:
         await check_connection(self.broker)
         if self.held_reports:
             raise BrokerFault(f"{len(self.held_reports)} crash reports are held, since the broker does not take them")
-        if self.fault:
-            raise BrokerFault(self.fault)
+        for fault in self._troubles.values():
+            raise BrokerFault(str(fault))
 
     async def persistently(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Attempt a publish until the broker has it.
@@ -113,14 +113,14 @@ class Outbox:
         """
 
         def report(fault: Fault, wait_s: float) -> None:
-            self.fault = str(fault)
+            self._troubles[report] = fault
             self.watch.fault(fault)
             self.log.fault(fault, wait_s)
 
         try:
             await retry(attempt, budget_s=self.fault_budget_s, report=report)
         finally:
-            self.fault = ""
+            self._troubles.pop(report, None)
 
     async def _publish(
         self,

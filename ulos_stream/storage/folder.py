@@ -71,6 +71,7 @@ class FolderStorage:
                     raise ArtifactChanged(f"{path!r} in {self._root} is not what was downloaded any more")
                 if not stop.is_set():
                     temporary.replace(target)
+                    _keep(target.parent)
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
@@ -109,6 +110,15 @@ class FolderStorage:
             raise StorageFault(f"{doing} failed: {exc}") from exc
         finally:
             stop.set()
+
+
+def _keep(folder: Path) -> None:
+    """Have the disk know of a rename: a task that is handed over relies on it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _version(status: os.stat_result) -> Version:
