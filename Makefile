@@ -47,6 +47,7 @@ faults: services install  ## Break what nodes stand on, and the node itself; not
 faults-long: services install  ## The same with thousands of tasks, for an hour; goes on where it was stopped.
 	$(VENV)/bin/python -m tests.faults run --seed $(SEED) --results $(RESULTS)
 	$(VENV)/bin/python -m tests.faults table --results $(RESULTS)
+	$(VENV)/bin/python -m tests.faults mutants --seed $(SEED)
 
 bench: services install  ## Measure the node beside Celery, Dramatiq, taskiq and bare aiormq; half an hour.
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock

@@ -1,12 +1,15 @@
 """The fault harness can fail: each invariant is broken once by fabricated evidence, and found."""
 
 import io
+import json
 import zipfile
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import table
 from faults.invariants import Evidence, Fault, Outage, violations
 from faults.ledger import Line
 from faults.world import Sent
@@ -160,3 +163,36 @@ def test_what_nodes_leave_behind_is_found() -> None:
 
 def test_a_fault_that_was_planned_and_never_happened_is_found() -> None:
     assert found(missed=("renamed t-1 stage1",)) == ["never happened"]
+
+
+# --- the table
+
+
+def result(**changes: Any) -> str:
+    line = {"seed": 1, "scenario": "s", "round": 0, "faults": {"SIGTERM": 2}, "tasks": 3}
+    return json.dumps(line | {"lost": 0, "duplicated": 0, "corrupt": 0, "violations": []} | changes)
+
+
+def test_figures_go_into_the_row_of_their_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix, results = tmp_path / "matrix.md", tmp_path / "results.jsonl"
+    matrix.write_text("| `SIGTERM` | what | why | - | - | - | - | - |\n")
+    results.write_text("\n".join([result(), result(round=1)]))
+    monkeypatch.setattr(table, "MATRIX", matrix)
+
+    assert table.write_table(results) == 0
+
+    assert matrix.read_text() == "| `SIGTERM` | what | why | 4 | 6 | 0 | 0 | 0 |\n"
+
+
+def test_a_violation_of_any_round_keeps_figures_from_being_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    matrix, results = tmp_path / "matrix.md", tmp_path / "results.jsonl"
+    matrix.write_text("as it was\n")
+    results.write_text("\n".join([result(violations=["t-1 not settled: twice"]), result(round=1)]))
+    monkeypatch.setattr(table, "MATRIX", matrix)
+
+    assert table.write_table(results) == 1
+
+    assert matrix.read_text() == "as it was\n"
+    assert "t-1 not settled: twice" in capsys.readouterr().err

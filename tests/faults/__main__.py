@@ -21,7 +21,7 @@ from .invariants import CORRUPT, DUPLICATED, violations
 from .mutants import find_all
 from .rounds import a_round
 from .scenarios import SCENARIOS, Scenario
-from .table import write_table
+from .table import FIGURES, write_table
 from .world import a_lab
 
 ROUND_S = 600.0
@@ -62,25 +62,37 @@ async def play(scenario: Scenario, number: int, options: argparse.Namespace, lab
 def run(options: argparse.Namespace) -> int:
     """Play what the options name and is not in the results yet."""
     names = options.scenario or [name for name, it in SCENARIOS.items() if it.short or not options.short]
-    done = set()
+    results = []
     if options.results and options.results.exists():
-        for line in options.results.read_text().splitlines():
-            result = json.loads(line)
-            done.add((result["scenario"], result["seed"], result["round"]))
-    bad = 0
+        recorded = map(json.loads, options.results.read_text().splitlines())
+        results = [it for it in recorded if it["seed"] == options.seed and it["scenario"] in names]
+    done = {(it["scenario"], it["round"]) for it in results}
     with tempfile.TemporaryDirectory(prefix="ulos-faults-") as directory, a_lab(Path(directory)) as lab:
         for name in names:
             scenario = SCENARIOS[name]
             for number in range(options.rounds or (1 if options.short else scenario.rounds)):
-                if (name, options.seed, number) in done:
+                if (name, number) in done:
                     continue
                 result = asyncio.run(play(scenario, number, options, lab))
-                bad += bool(result["violations"])
+                results.append(result)
                 if options.results:
                     with options.results.open("a") as file:
                         file.write(json.dumps(result) + "\n")
                 print(json.dumps(result), flush=True)
-    return int(bad > 0)
+    print(summary(results, options.seed), flush=True)
+    return int(any(it["violations"] for it in results))
+
+
+def summary(results: list[dict[str, Any]], seed: int) -> str:
+    """What all rounds came to, in a line; those too that were played before."""
+    faults = sum((Counter(it["faults"]) for it in results), Counter())
+    tasks, lost, twice, corrupt = (sum(it[name] for it in results) for name in FIGURES[1:])
+    bad = sum(bool(it["violations"]) for it in results)
+    return (
+        f"seed {seed}: {len(results)} rounds, {tasks:,} tasks, {faults.total():,} faults of {len(faults)} kinds in "
+        f"{sum(it['seconds'] for it in results) / 60:.0f} minutes; lost {lost}, twice {twice}, corrupt {corrupt}; "
+        f"rounds with any violation: {bad}"
+    )
 
 
 def main() -> int:

@@ -59,16 +59,19 @@ async def stop_longer_than_the_heartbeat(round_: Round) -> None:
         node.send(signal.SIGCONT)
 
 
-@scenario("node: rolling restarts", rounds=2, tasks=120)
+@scenario("node: rolling restarts", rounds=2, tasks=240)
 async def restart_in_turn(round_: Round) -> None:
-    """Ten times SIGTERM under load: nothing is dead-lettered, and nothing executed twice."""
+    """The two nodes of each queue are restarted in turn, ten times, under load: nothing is executed twice."""
     nodes = await round_.start_nodes()
-    await round_.send(round_.prepare(pause_s=0.2))
-    for turn in range(10):
-        node = nodes[turn % len(nodes)]
-        await node.stop()
-        round_.faults.append(Fault("SIGTERM", frozenset()))
-        await node.restart()
+    tasks = round_.prepare(pause_s=1)
+    await round_.send(tasks)
+    for turn in range(20):
+        pair = nodes[turn % 2 :: 2]
+        await asyncio.gather(*(node.stop() for node in pair))
+        round_.faults += [Fault("SIGTERM", frozenset()) for _ in pair]
+        await asyncio.gather(*(node.restart() for node in pair))
+    if await round_.ended(limit_s=0.1):
+        round_.awaited.add("work until the last restart")
 
 
 @scenario("node: disk full", rounds=2)

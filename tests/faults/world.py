@@ -147,10 +147,10 @@ def make_image() -> None:
     local_image("ulos-faults/stage", CONTAINED_PROGRAM)
 
 
-def draw_task(draw: random.Random, task: str, folder: str, first: str = STAGES[0]) -> Sent:
-    """A task whose way through the tree is drawn: most end well, some fail, some crash."""
+def draw_task(draw: random.Random, task: str, folder: str, first: str = STAGES[0], end: str | None = None) -> Sent:
+    """A task whose way through the tree is drawn, if it has no `end` yet: most end well, some fail, some crash."""
     path = f"/{folder}/{task}.zip"
-    match draw.choices(("done", "fail early", "fail late", "crash"), (70, 10, 10, 10))[0]:
+    match end or draw.choices(("done", "fail early", "fail late", "crash"), (70, 10, 10, 10))[0]:
         case "fail early":
             return Sent(task, path, (first,), "failed", first)
         case "fail late":
