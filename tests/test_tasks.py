@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+from functools import partial
 
 import pytest
 from bodies import MALFORMED, TASK, a_body, a_deep_tree, a_nested, a_tree
@@ -151,6 +152,18 @@ def test_a_log_message_is_the_task_and_what_happened() -> None:
         "stage": {"exchange": "processing-exchange", "routingKey": "pass"},
         "verdict": "PASS",
     }
+
+
+def test_a_log_message_made_from_the_one_before_is_the_same() -> None:
+    task = parse_task(a_body(course="ISIS", at="earlier"))
+    first = log_message(task, "received", text="it came", node="n-1", tree=task.routing_tree, verdict=None)
+    end = partial(log_message, task, "passed", text="the verdict is PASS", node="n-1", tree=None, verdict=Verdict.PASS)
+
+    anew, continued = (json.loads(message.encode()) for message in (end(), end(last=first)))
+
+    assert anew.pop("at") <= continued.pop("at")
+    assert list(continued) == list(anew)
+    assert continued == anew
 
 
 def test_a_crash_message_is_the_task_as_received_and_the_reason() -> None:

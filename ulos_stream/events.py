@@ -43,6 +43,7 @@ class StageEvents:
         self._node = node
         self._tell = tell
         self._verdict: Verdict | None = None
+        self._last: TaskLog | None = None
         self._told: list[Told] = []
         self._context = contextvars.copy_context()
 
@@ -53,7 +54,10 @@ class StageEvents:
         """
         self._verdict = verdict or self._verdict
         tree = self._task.routing_tree if self._verdict is None else routing.branch(self._task, self._verdict)
-        message = log_message(self._task, event, text=text, node=self._node, tree=tree, verdict=self._verdict)
+        message = log_message(
+            self._task, event, text=text, node=self._node, tree=tree, verdict=self._verdict, last=self._last
+        )
+        self._last = message
         event_id = routing.event_id(self._message_id, event)
         before = self._told[-1] if self._told else None
         self._told.append(self._context.run(self._tell, message, event_id, self._message_id, before))

@@ -170,7 +170,7 @@ class Node(BaseSettings):
     publish_timeout_s: Annotated[float, Field(gt=0)] = 10
     """Seconds to wait for the broker's confirmation of one message; after them the outcome is unknown."""
     fault_budget_s: Annotated[float, Field(ge=0)] = 300
-    """Seconds for which a fault of the infrastructure is retried within a stage before the task crashes."""
+    """Seconds for which a fault of the infrastructure is retried in one step of a stage before the task crashes."""
     max_timeout_s: Annotated[float, Field(ge=0)] = 86_400
     """The longest timeout, in seconds, that a task may ask for: a day."""
     delivery_timeout_s: Annotated[float, Field(gt=0)] = 1_800

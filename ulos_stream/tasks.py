@@ -249,16 +249,37 @@ def parse_task(body: bytes, max_timeout_s: float = 86_400) -> Task:
 
 
 def log_message(
-    task: Task, event: Event, *, text: str, node: str, tree: RoutingDecision | None, verdict: Verdict | None
+    task: Task,
+    event: Event,
+    *,
+    text: str,
+    node: str,
+    tree: RoutingDecision | None,
+    verdict: Verdict | None,
+    last: TaskLog | None = None,
 ) -> TaskLog:
-    """The log message of one event; `tree` is what the message shows as its routing tree."""
+    """The log message of one event.
+
+    Args:
+        task: As received.
+        event: What happened.
+        text: The event in words.
+        node: Who tells it.
+        tree: What the message shows as its routing tree.
+        verdict: None until it is known.
+        last: The message of the same stage before this one: what stays is taken from there, a third of the work.
+    """
+    at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    if last is not None:
+        changes = {"routing_tree": tree, "log_message": text, "event": event, "at": at, "verdict": verdict}
+        return last.model_copy(update=changes)
     return TaskLog.model_validate(
         _about(task)
         | {
             "routingTree": tree,
             "logMessage": text,
             "event": event,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "at": at,
             "node": node,
             "stage": hop_of(task.routing_tree),
             "verdict": verdict,
