@@ -6,7 +6,7 @@ Importing this takes 0.1 s, so it waits until metrics are asked for.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
@@ -91,6 +91,10 @@ class Metrics:
         self._journal_hits = Counter(
             "ulos_journal_hits", "Stages that the artifact's journal showed as done.", registry=registry
         )
+        # To find the metric of some labels takes longer than to count on it.
+        self._stages_of, self._stage_s_of = cache(self._stages.labels), cache(self._stage_s.labels)
+        self._step_s_of, self._bytes_of = cache(self._step_s.labels), cache(self._bytes.labels)
+        self._publishes_of = cache(self._publishes.labels)
         for name in executors:
             self._stage_s.labels(name)
             for verdict in Verdict:
@@ -128,18 +132,18 @@ class Metrics:
 
         def end(how: Verdict | Crash) -> None:
             if isinstance(how, Verdict):
-                self._stages.labels(executor, how).inc()
+                self._stages_of(executor, how).inc()
                 return
             self._crashes.labels(executor, how.code).inc()
             if isinstance(how, FaultBudgetSpent) and isinstance(how.__cause__, Fault):
                 self._faults.labels(how.__cause__.kind, "given_up").inc()
 
-        with self._in_flight.track_inprogress(), self._stage_s.labels(executor).time():
+        with self._in_flight.track_inprogress(), self._stage_s_of(executor).time():
             yield end
 
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
-        with self._step_s.labels(step).time():
+        with self._step_s_of(step).time():
             yield
 
     @contextmanager
@@ -152,10 +156,10 @@ class Metrics:
             result = "unroutable"
             raise
         finally:
-            self._publishes.labels(message, result).inc()
+            self._publishes_of(message, result).inc()
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
-        self._bytes.labels(step).inc(size_bytes)
+        self._bytes_of(step).inc(size_bytes)
 
     def fault(self, fault: Fault) -> None:
         self._faults.labels(fault.kind, "retried").inc()

@@ -13,6 +13,8 @@ import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 
 import structlog
 from opentelemetry import trace
@@ -31,6 +33,9 @@ from ulos_stream.telemetry.watch import Arrival, End, Message, Step, Transfer
 FLUSH_S = 5.0
 """Longest wait at shutdown for spans that are not exported yet, in seconds."""
 W3C = TraceContextTextMapPropagator()
+_NONE: Mapping[str, str] = MappingProxyType({})
+_headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=_NONE)
+"""What messages of the current stage take along."""
 
 
 class Tracing:
@@ -74,8 +79,14 @@ class Tracing:
                 else:
                     _note(span, how)
 
-            with structlog.contextvars.bound_contextvars(trace=trace_id):
-                yield end
+            headers: dict[str, str] = {}
+            W3C.inject(headers)
+            token = _headers.set(headers)
+            try:
+                with structlog.contextvars.bound_contextvars(trace=trace_id):
+                    yield end
+            finally:
+                _headers.reset(token)
 
     @contextmanager
     def step(self, step: Step) -> Iterator[None]:
@@ -87,11 +98,10 @@ class Tracing:
 
     @contextmanager
     def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
-        headers: dict[str, str] = {}
         if message != "hop" or not trace.get_current_span().is_recording():
-            W3C.inject(headers)
-            yield headers
+            yield dict(_headers.get())
             return
+        headers: dict[str, str] = {}
         destination = _joined(hop.exchange, hop.routing_key)
         attributes = self._messaging("send", destination, hop.routing_key, message_id, correlation_id)
         with self._span(f"send {destination}", SpanKind.PRODUCER, attributes):
