@@ -1,8 +1,4 @@
-"""The Kubernetes cluster, spoken to by its API: bounded calls, and errors of ours.
-
-What a node's service account needs, in the namespace of the Jobs, stands at `PERMISSIONS`. `lightkube` is imported when
-the cluster is first used: it is an extra.
-"""
+"""The Jobs of a Kubernetes cluster: made, followed, talked to and removed, whatever its API server does meanwhile."""
 
 import asyncio
 import contextlib
@@ -10,30 +6,19 @@ import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, UlosError
+from ulos_stream.executors.apiserver import CALL_S, ApiServer, Away
 from ulos_stream.executors.engine import Refused
 from ulos_stream.executors.pod import Kubernetes, waiting_for
 
 if TYPE_CHECKING:
-    import httpx2
     from lightkube import AsyncClient
     from lightkube.resources.core_v1 import Pod
 
 T = TypeVar("T")
 
-PERMISSIONS = (
-    ("batch", "jobs", "", ("create", "get", "list", "delete")),
-    ("", "pods", "", ("list", "watch")),
-    ("", "pods", "log", ("get",)),
-    ("", "pods", "exec", ("get", "create")),  # the first for WebSockets before Kubernetes 1.35, the second since
-    ("", "events", "", ("list",)),
-    ("networking.k8s.io", "networkpolicies", "", ("list",)),
-)
-"""What a node does: group, resource, subresource, verbs. The chart's Role says the same."""
-CALL_S = 30.0
-"""Seconds that the API server has to answer."""
 AWAY_S = 90.0
 """Seconds for which a running Job is not given up while the API server is away: as long as it takes to upgrade one."""
 WATCH_S = 15.0
@@ -46,10 +31,6 @@ PAUSE_S = 1.0
 """Seconds between two attempts at an API server that is away."""
 
 _log = logging.getLogger(__name__)
-
-
-class Away(EngineFault):
-    """The API server does not answer, or broke off."""
 
 
 class Sink(Protocol):
@@ -72,24 +53,7 @@ class Cluster:
         self.node = node
         self.running = 0
         """Jobs that run now."""
-        self._call_s = call_s
-        self._client: AsyncClient | None = None
-        self._http: httpx2.AsyncClient | None = None
-        self._owner: dict[str, str] | None = None
-        self._opening = asyncio.Lock()
-
-    async def ask(self, call: "Callable[[AsyncClient], Awaitable[T]]") -> T:
-        """Make one call.
-
-        Raises:
-            Refused: The API server answers with an error.
-            Away: It does not answer, or breaks off.
-            ExecutorUnavailable: It has never answered this node, or the node may not do this.
-        """
-        client = await self._open()
-        with self._translating():
-            async with asyncio.timeout(self._call_s):
-                return await call(client)
+        self._server = ApiServer(options, call_s)
 
     async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call again, for as long as the API server is away and `AWAY_S` is not over."""
@@ -117,7 +81,7 @@ class Cluster:
 
         That the cluster's network plugin enforces policies cannot be seen from here.
         """
-        await self._open()
+        await self._server.open()
         from lightkube.resources.networking_v1 import NetworkPolicy
 
         async def look(client: "AsyncClient") -> bool:
@@ -134,7 +98,7 @@ class Cluster:
                     return True
             return False
 
-        if await self.ask(look) or network != "none":
+        if await self._server.ask(look) or network != "none":
             return None
         return 'no NetworkPolicy keeps pods with the label "ulos.network: none" from everything, in and out; apply one'
 
@@ -145,7 +109,7 @@ class Cluster:
         name = manifest["metadata"]["name"]
         while True:
             try:
-                await self.ask(lambda client: client.create(Job.from_dict({**manifest})))
+                await self._server.ask(lambda client: client.create(Job.from_dict({**manifest})))
                 return
             except Refused as refused:
                 if refused.status != 409:
@@ -168,13 +132,13 @@ class Cluster:
 
         while True:
             try:
-                await self.ask(lambda client: client.get(Job, name))
+                await self._server.ask(lambda client: client.get(Job, name))
             except Refused as refused:
                 if refused.status == 404:
                     raise EngineFault("the Job was removed from outside") from refused
                 raise
-            client, seen = await self._open(), False
-            with self._translating(), contextlib.suppress(_Silence):
+            client, seen = await self._server.open(), False
+            with self._server.translating(), contextlib.suppress(_Silence):
                 async with _quiet_after(WATCH_S):
                     # Without a version, a watch begins with what there is.
                     async for change, pod in client.watch(Pod, labels={"batch.kubernetes.io/job-name": name}):
@@ -196,12 +160,12 @@ class Cluster:
             said = [event async for event in client.list(Event, fields={"involvedObject.name": name})]
             return (said[-1].message or "") if said else ""
 
-        return await self.ask(look)
+        return await self._server.ask(look)
 
     async def owner(self) -> dict[str, str] | None:
         """The node's own pod, as an owner reference, if the Jobs live in its namespace: elsewhere it would end them."""
-        await self._open()
-        return self._owner
+        await self._server.open()
+        return self._server.owner
 
     async def send(self, pod: str, container: str, command: list[str], data: BinaryIO) -> None:
         """Run a command in a container with `data` as its input, to its end.
@@ -226,21 +190,21 @@ class Cluster:
 
     async def _exec(self, pod: str, container: str, command: list[str], **streams: Any) -> None:
         said: Any = _Tail()
-        client = await self._open()
-        with self._translating():
+        client = await self._server.open()
+        with self._server.translating():
             answer = await client.exec(pod, container=container, command=command, decode=None, stderr=said, **streams)
         if answer.exit_code:
             raise EngineFault(f"{command[-1]!r} in {container!r} ended with {answer.exit_code}: {said}")
 
     async def log(self, pod: str, container: str, *, follow: bool, limit_bytes: int) -> AsyncGenerator[bytes, None]:
         """What a container prints, both streams merged, from its begin; with `follow` to its end."""
-        client = await self._open()
-        assert self._http is not None  # noqa: S101 (it is open)
+        client = await self._server.open()
+        assert self._server.http is not None  # noqa: S101 (it is open)
         params = {"container": container, "follow": str(follow).lower(), "limitBytes": str(limit_bytes)}
         path = f"api/v1/namespaces/{client.namespace}/pods/{pod}/log"
         # Not by lightkube, which waits for the end of a line, however long that may be.
-        with self._translating():
-            async with self._http.stream("GET", path, params=params) as response:
+        with self._server.translating():
+            async with self._server.http.stream("GET", path, params=params) as response:
                 response.raise_for_status()
                 async for data in response.aiter_bytes():
                     yield data
@@ -260,9 +224,9 @@ class Cluster:
             try:
                 if not removed:
                     # In the foreground: the Job is there until its pods are gone.
-                    await self.ask(lambda client: client.delete(Job, name, cascade=CascadeType.FOREGROUND))
+                    await self._server.ask(lambda client: client.delete(Job, name, cascade=CascadeType.FOREGROUND))
                     removed = True
-                await self.ask(lambda client: client.get(Job, name))
+                await self._server.ask(lambda client: client.get(Job, name))
             except UlosError as exc:
                 if isinstance(exc, Refused) and exc.status == 404:
                     return True
@@ -280,14 +244,18 @@ class Cluster:
         from lightkube.types import CascadeType
 
         try:
-            await self.ask(lambda client: client.delete(Job, name, cascade=CascadeType.BACKGROUND))
+            await self._server.ask(lambda client: client.delete(Job, name, cascade=CascadeType.BACKGROUND))
         except UlosError as exc:
             if not (isinstance(exc, Refused) and exc.status == 404):
                 _log.warning("%s is left over: %s", name, exc)
 
+    async def aclose(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._server.aclose()
+
     async def sweep_nodes(self, abandoned: Callable[[str], bool]) -> None:
         """Remove the Jobs of nodes that are `abandoned`: told a node's name, it says so."""
-        await self._open()
+        await self._server.open()
         from lightkube.resources.batch_v1 import Job
 
         async def find(client: "AsyncClient") -> list[str]:
@@ -295,122 +263,13 @@ class Cluster:
             jobs = [job.metadata async for job in ours if job.metadata]
             return [str(job.name) for job in jobs if abandoned((job.annotations or {}).get("ulos.node", ""))]
 
-        for name in await self.ask(find):
+        for name in await self._server.ask(find):
             await self.remove(name)
 
-    async def aclose(self) -> None:
-        """Close the connections. Idempotent."""
-        client, self._client, http, self._http = self._client, None, self._http, None
-        if client is not None:
-            await client.aclose()
-        if http is not None:
-            await http.aclose()
 
-    async def _open(self) -> "AsyncClient":
-        async with self._opening:
-            if self._client is None:
-                _see_that_the_extra_is_here()
-                with self._translating():
-                    async with asyncio.timeout(self._call_s):
-                        await self._connect()
-            assert self._client is not None  # noqa: S101 (it was opened)
-            return self._client
-
-    async def _connect(self) -> None:
-        import httpx2
-        from lightkube import AsyncClient, KubeConfig
-        from lightkube.config import client_adapter
-        from lightkube.config.models import User
-        from lightkube.core.exceptions import ConfigError
-
-        try:
-            config = KubeConfig.from_env().get()
-        except (ConfigError, KeyError) as missing:
-            raise ExecutorUnavailable(
-                f"neither a service account nor a kubeconfig says where the cluster is: {missing}"
-            ) from missing
-        assert config is not None  # noqa: S101 (without a default, it raises)
-        tls = client_adapter.verify_cluster(config.cluster, config.user or User(), config.abs_file)
-        # A run holds two connections and needs a third to be removed: no limit on them, where httpx2 has 100.
-        limits = httpx2.Limits(max_connections=None)
-        transports = [httpx2.AsyncHTTPTransport(verify=tls, limits=limits) for _ in range(2)]
-        client = AsyncClient(config, namespace=self.options.namespace, transport=transports[0])
-        try:
-            await self._see_permissions(client)
-        except BaseException:
-            await client.aclose()
-            raise
-        if self.options.pod_name and self.options.pod_uid and client.namespace == config.namespace:
-            names = {"name": self.options.pod_name, "uid": self.options.pod_uid}
-            self._owner = {"apiVersion": "v1", "kind": "Pod", **names}
-        unhurried = httpx2.Timeout(self._call_s, read=None)  # a run may be silent for as long as it likes
-        params = client_adapter.ConnectionParams(timeout=unhurried, transport=cast(Any, transports[1]))
-        self._client, self._http = client, client_adapter.AsyncClient(config, params)
-
-    async def _see_permissions(self, client: "AsyncClient") -> None:
-        """See that this node may do what it does: a Role that lacks a verb is said now, not after an hour's run."""
-        from lightkube.models.authorization_v1 import ResourceAttributes, SelfSubjectAccessReviewSpec
-        from lightkube.resources.authorization_v1 import SelfSubjectAccessReview
-
-        async def lacking(group: str, resource: str, sub: str, verb: str) -> str | None:
-            wanted = ResourceAttributes(
-                group=group, resource=resource, subresource=sub, verb=verb, namespace=client.namespace
-            )
-            spec = SelfSubjectAccessReviewSpec(resourceAttributes=wanted)
-            review = await client.create(SelfSubjectAccessReview(spec=spec))
-            allowed = review.status is not None and review.status.allowed
-            return None if allowed else f"{verb} {resource}" + (f"/{sub}" if sub else "")
-
-        asked = [lacking(group, resource, sub, verb) for group, resource, sub, verbs in PERMISSIONS for verb in verbs]
-        if missing := [verb for verb in await asyncio.gather(*asked) if verb]:
-            raise ExecutorUnavailable(
-                f"this node may not {', '.join(missing)} in the namespace {client.namespace!r}; give it the Role"
-            )
-
-    @contextlib.contextmanager
-    def _translating(self) -> Iterator[None]:
-        """Turn the errors of a conversation with the API server into ours."""
-        import httpx2
-        from httpx2 import websockets
-        from lightkube import ApiError
-
-        try:
-            yield
-        except ApiError as exc:
-            raise self._refused(exc.status.code or 0, exc.status.message or "") from exc
-        except httpx2.HTTPStatusError as exc:
-            raise self._refused(exc.response.status_code, exc.response.reason_phrase) from exc
-        except websockets.WebSocketUpgradeError as exc:
-            raise self._refused(exc.response.status_code, exc.response.reason_phrase) from exc
-        except TimeoutError as exc:
-            raise self._away("the API server does not answer") from exc
-        except (httpx2.HTTPError, websockets.HTTPXWSException, OSError, ValueError) as exc:
-            raise self._away(f"the API server broke off: {exc or type(exc).__name__}") from exc
-
-    def _refused(self, status: int, text: str) -> UlosError:
-        if status == 403 and "exceeded quota" not in text:
-            return ExecutorUnavailable(f"the cluster refuses: {text}")
-        if status in (0, 401, 408, 429) or status >= 500:
-            return self._away(f"the API server answers {status}: {text}")
-        return Refused(text, status)
-
-    def _away(self, text: str) -> UlosError:
-        return ExecutorUnavailable(text) if self._client is None else Away(text)
-
-
-_BOTH_WAYS = {"Ingress", "Egress"}
 _ALONE = {"ulos.network": "none"}
 _DENIAL = re.compile(r"violates PodSecurity|denied the request|pod rejected|is invalid:")
 """What admission says of a pod that it will never take; a quota that is used up says something else."""
-
-
-def _see_that_the_extra_is_here() -> None:
-    try:
-        import lightkube  # noqa: F401
-    except ImportError as missing:
-        raise ExecutorUnavailable(
-            "Jobs need the extra `kubernetes`: pip install 'ulos-stream[kubernetes]'"
-        ) from missing
 
 
 class _Silence(Exception):
