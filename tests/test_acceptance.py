@@ -74,11 +74,13 @@ def test_a_sample_configuration_exports_the_fifteen_variables(path: Path) -> Non
     assert len([name for name in names if name.startswith(("MESSAGE_BROKER_", "REMOTE_STORAGE_"))]) == 15
 
 
-def test_the_demo_ends_with_every_task_as_expected_and_leaves_their_traces(
+def test_the_demo_ends_with_every_task_as_expected_and_adds_their_traces_to_those_of_others(
     broker: Broker, docker: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "ulos_stream"]
-    environment = {**os.environ, "COLUMNS": "160", "ULOS_TRACE_FILE": str(tmp_path / "traces.jsonl")}
+    traces = tmp_path / "traces.jsonl"
+    traces.write_text("another node's\n")
+    environment = {**os.environ, "COLUMNS": "160", "ULOS_TRACE_FILE": str(traces)}
 
     ended = subprocess.run([*command, "demo"], capture_output=True, text=True, timeout=110, env=environment)
     traced = subprocess.run(
@@ -86,6 +88,7 @@ def test_the_demo_ends_with_every_task_as_expected_and_leaves_their_traces(
     )
 
     assert ended.returncode == 0, ended.stdout
+    assert traces.read_text().startswith("another node's\n")
     assert all(f"testing-{number}" in traced.stdout for number in range(1, 6)), traced.stderr
     assert "every task ended as expected" in ended.stdout
     assert all(name in ended.stdout for name in EXPECTED if not name.startswith("course"))

@@ -107,7 +107,6 @@ def run_demo() -> int:
             if not is_there:
                 console.print("[yellow]no robot arm: something else is on its port[/yellow]")
                 del journeys["robot-arm"]
-            traces.unlink(missing_ok=True)
             with _node(services, traces) as (node, node_log):
                 try:
                     asyncio.run(_until_ended(node, _follow(services, journeys, console)))
