@@ -74,6 +74,7 @@ async def test_with_its_variables_a_task_travels_and_ctrl_c_ends_all_with_0(brok
     work = tmp_path / "work"
     work.mkdir()
     (work / "hello.txt").write_text("hello")
+    (tmp_path / "dev.env").touch(0o644)
 
     async with a_dev(tmp_path, "--queue", "mine", "--executors", str(tmp_path / "mine"), "--keep") as dev:
         await dev.until_ready()
@@ -119,6 +120,18 @@ async def test_a_wrong_descriptor_ends_it_with_2_and_a_line(tmp_path: Path) -> N
     assert (ended.returncode, ended.stdout) == (2, "")
     [line] = ended.stderr.splitlines()
     assert line.startswith(f"ulos: {tmp_path}/mine/odd/executor.toml: kind: is 'odd'")
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"), [("missing/dev.env", "No such file or directory"), (".", "Is a directory")]
+)
+async def test_an_env_file_that_cannot_be_written_ends_it_with_2_before_anything_is_started(
+    tmp_path: Path, file: str, reason: str
+) -> None:
+    ended = await ulos("dev", "--env-file", str(tmp_path / file))
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"ulos: --env-file: cannot write {tmp_path / file}: {reason}\n"
 
 
 async def test_without_a_rabbitmq_it_says_how_to_get_one() -> None:

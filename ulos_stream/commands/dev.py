@@ -47,6 +47,8 @@ def dev(
         from ulos_stream.lab import Lab, pyftpd, rabbitmq
         from ulos_stream.settings import read_node_settings, read_settings
 
+        if env_file is not None:
+            _claim(env_file)
         ours = {"ULOS_TRACE_FILE": os.environ.get("ULOS_TRACE_FILE", str(Path("ulos-traces.jsonl").absolute()))}
         if executors:
             folders = [*(folder.absolute() for folder in executors), shipped("executors")]
@@ -74,6 +76,25 @@ def dev(
     conclude(command)
 
 
+def _claim(env_file: Path) -> None:
+    """See that the file can be written, and be read by nobody else: it is to hold passwords.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    from ulos_stream.errors import ConfigurationError
+
+    is_new = not os.path.lexists(env_file)
+    try:
+        env_file.open("a").close()
+        if is_new:
+            env_file.unlink()  # whoever waits for the file waits for its variables
+        elif env_file.is_file():
+            env_file.chmod(0o600)
+    except OSError as closed:
+        raise ConfigurationError(f"--env-file: cannot write {env_file}: {closed.strerror}") from closed
+
+
 async def _declare(settings: "Settings", executors: "Registry") -> None:
     from ulos_stream.errors import TopologyMismatch
     from ulos_stream.settings import access_to
@@ -98,6 +119,6 @@ def _show(variables: dict[str, str], env_file: Path | None) -> None:
     text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     print(text, end="", flush=True)
     if env_file is not None:
-        env_file.touch(mode=0o600)  # it holds passwords
+        env_file.touch(mode=0o600)
         env_file.write_text(text)
         print(plain(f"for other terminals: . {shlex.quote(str(env_file))}"), file=sys.stderr, flush=True)
