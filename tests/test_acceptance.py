@@ -13,7 +13,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from world import NodeProcess
+from world import NodeProcess, ulos
 
 from ulos_stream import demo, shipped
 from ulos_stream.demo import EXPECTED
@@ -92,6 +92,26 @@ def test_the_demo_ends_with_every_task_as_expected_and_adds_their_traces_to_thos
     assert all(f"testing-{number}" in traced.stdout for number in range(1, 6)), traced.stderr
     assert "every task ended as expected" in ended.stdout
     assert all(name in ended.stdout for name in EXPECTED if not name.startswith("course"))
+
+
+def test_the_demo_says_in_a_few_lines_that_rabbitmq_does_not_come_up() -> None:
+    program = (
+        "from ulos_stream import lab; lab._rabbitmq_script = lambda: '/bin/false'\n"
+        "import sys; sys.argv = ['ulos', 'demo']\nfrom ulos_stream.cli import main; main()"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.startswith("ulos: /bin/false did not come up on port ")
+    assert "Traceback" not in ended.stderr
+
+
+async def test_the_demo_says_in_a_line_that_its_traces_cannot_be_written(tmp_path: Path) -> None:
+    ended = await ulos("demo", ULOS_TRACE_FILE=str(tmp_path))
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"ulos: ULOS_TRACE_FILE: cannot write {tmp_path}: Is a directory\n"
 
 
 @pytest.mark.parametrize(
