@@ -13,7 +13,7 @@ from typing import Any
 
 import aio_pika
 import pytest
-from world import NodeProcess
+from world import NodeProcess, ulos
 
 from ulos_stream import demo, shipped
 from ulos_stream.demo import EXPECTED
@@ -74,11 +74,19 @@ def test_a_sample_configuration_exports_the_fifteen_variables(path: Path) -> Non
     assert len([name for name in names if name.startswith(("MESSAGE_BROKER_", "REMOTE_STORAGE_"))]) == 15
 
 
-def test_the_demo_ends_with_every_task_as_expected_and_leaves_their_traces(
+def test_the_demo_ends_as_expected_in_a_shell_that_leads_elsewhere_and_adds_its_traces_to_those_of_others(
     broker: Broker, docker: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "ulos_stream"]
-    environment = {**os.environ, "COLUMNS": "160", "ULOS_TRACE_FILE": str(tmp_path / "traces.jsonl")}
+    traces = tmp_path / "traces.jsonl"
+    traces.write_text("another node's\n")
+    elsewhere = {
+        "ULOS_VIRTUAL_HOST": "production",
+        "ULOS_BROKER_TLS": "true",
+        "ULOS_STORAGE_URL": "file:///nonexistent",
+    }
+    elsewhere |= {"ULOS_HTTP_PORT": str(broker.port)}  # taken
+    environment = {**os.environ, **elsewhere, "COLUMNS": "160", "ULOS_TRACE_FILE": str(traces)}
 
     ended = subprocess.run([*command, "demo"], capture_output=True, text=True, timeout=110, env=environment)
     traced = subprocess.run(
@@ -86,9 +94,30 @@ def test_the_demo_ends_with_every_task_as_expected_and_leaves_their_traces(
     )
 
     assert ended.returncode == 0, ended.stdout
+    assert traces.read_text().startswith("another node's\n")
     assert all(f"testing-{number}" in traced.stdout for number in range(1, 6)), traced.stderr
     assert "every task ended as expected" in ended.stdout
     assert all(name in ended.stdout for name in EXPECTED if not name.startswith("course"))
+
+
+def test_the_demo_says_in_a_few_lines_that_rabbitmq_does_not_come_up() -> None:
+    program = (
+        "from ulos_stream import lab; lab._rabbitmq_script = lambda: '/bin/false'\n"
+        "import sys; sys.argv = ['ulos', 'demo']\nfrom ulos_stream.cli import main; main()"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+
+    assert ended.returncode == 3, ended.stderr
+    assert ended.stderr.startswith("ulos: /bin/false did not come up on port ")
+    assert "Traceback" not in ended.stderr
+
+
+async def test_the_demo_says_in_a_line_that_its_traces_cannot_be_written(tmp_path: Path) -> None:
+    ended = await ulos("demo", ULOS_TRACE_FILE=str(tmp_path))
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"ulos: ULOS_TRACE_FILE: cannot write {tmp_path}: Is a directory\n"
 
 
 @pytest.mark.parametrize(

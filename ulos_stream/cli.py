@@ -3,7 +3,19 @@
 import typer
 
 from ulos_stream import __version__
-from ulos_stream.commands import crashes, dev, doctor, executor, executors, lint, submit, topology, trace, watch
+from ulos_stream.commands import (
+    crashes,
+    dev,
+    doctor,
+    executor,
+    executors,
+    finish,
+    lint,
+    submit,
+    topology,
+    trace,
+    watch,
+)
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -35,11 +47,11 @@ def demo() -> None:
     """Show it all working, with sample tasks.
 
     On a private RabbitMQ, an FTP server and a node. Exit code 0 when every task ended as expected, 1 when one
-    did not, 3 when a service is missing.
+    did not, 3 when a service is missing or does not come up.
     """
     from ulos_stream.demo import run_demo
 
-    raise typer.Exit(run_demo())
+    finish(run_demo)
 
 
 def main() -> None:

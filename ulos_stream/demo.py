@@ -20,9 +20,9 @@ from rich.live import Live
 from rich.table import Table
 
 from ulos_stream import shipped
-from ulos_stream.errors import ServiceMissing
+from ulos_stream.errors import ConfigurationError, ServiceMissing
 from ulos_stream.images import docker, local_image
-from ulos_stream.lab import FtpServer, Lab, lab
+from ulos_stream.lab import FtpServer, Lab, elsewhere, lab
 
 EXCHANGE = "processing-exchange"
 QUEUE = "processing-queue"
@@ -98,29 +98,40 @@ class Journey:
 
 
 def run_demo() -> int:
-    """Run the demo; returns the exit code of the command."""
+    """Run the demo; returns the exit code of the command.
+
+    Raises:
+        ConfigurationError: The file of the traces cannot be written.
+        ServiceMissing: There is no RabbitMQ to run.
+        ServiceFailed: It, or the FTP server, did not come up.
+    """
     console = Console()
-    traces = Path(os.environ.get("ULOS_TRACE_FILE", TRACES))
-    try:
-        with console.status("starting RabbitMQ and an FTP server"), lab() as services, _arm() as is_there:
-            journeys = _prepare(services, console)
-            if not is_there:
-                console.print("[yellow]no robot arm: something else is on its port[/yellow]")
-                del journeys["robot-arm"]
-            traces.unlink(missing_ok=True)
-            with _node(services, traces) as (node, node_log):
-                try:
-                    asyncio.run(_until_ended(node, _follow(services, journeys, console)))
-                except TimeoutError as late:
-                    console.print(f"[red]{late or f'not every task ended within {LIMIT_S:g} s'}; the node said:[/red]")
-                    console.print("\n".join(node_log.read_text().splitlines()[-10:]), markup=False, highlight=False)
-    except ServiceMissing as missing:
-        console.print(f"[red]{missing}[/red]")
-        return 3
+    traces = _traces()
+    with console.status("starting RabbitMQ and an FTP server"), lab() as services, _arm() as is_there:
+        journeys = _prepare(services, console)
+        if not is_there:
+            console.print("[yellow]no robot arm: something else is on its port[/yellow]")
+            del journeys["robot-arm"]
+        with _node(services, traces) as (node, node_log):
+            try:
+                asyncio.run(_until_ended(node, _follow(services, journeys, console)))
+            except TimeoutError as late:
+                console.print(f"[red]{late or f'not every task ended within {LIMIT_S:g} s'}; the node said:[/red]")
+                console.print("\n".join(node_log.read_text().splitlines()[-10:]), markup=False, highlight=False)
     console.print(f"the way of each task: ulos trace TASK_ID {traces}", markup=False, highlight=False, soft_wrap=True)
     agreed = all(journey.end == journey.expected for journey in journeys.values())
     console.print("every task ended as expected" if agreed else "[red]some tasks did not end as expected[/red]")
     return 0 if agreed else 1
+
+
+def _traces() -> Path:
+    """The file that the node will add its traces to; it can."""
+    file = Path(os.environ.get("ULOS_TRACE_FILE", TRACES))
+    try:
+        file.open("a").close()
+    except OSError as closed:
+        raise ConfigurationError(f"ULOS_TRACE_FILE: cannot write {file}: {closed.strerror}") from closed
+    return file
 
 
 def _prepare(services: Lab, console: Console) -> dict[str, Journey]:
@@ -156,8 +167,9 @@ def _arm() -> Iterator[bool]:
 def _node(services: Lab, traces: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A node as a user starts it, and the file of its log lines."""
     executors = [shipped("executors"), shipped("samples") / "executors"]
+    left_out = {*elsewhere(os.environ), "ULOS_HTTP_PORT"}  # a node of the caller's may have that port
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in left_out},
         **services.environment(QUEUE),
         "ULOS_EXECUTORS_PATH": os.pathsep.join(str(folder) for folder in executors),
         "ULOS_MOCK_DELAY_S": "0.5",

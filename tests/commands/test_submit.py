@@ -108,6 +108,7 @@ async def test_a_task_file_is_sent_as_it_is_and_its_file_goes_where_it_says(
         (("--route", "pass,fail,skip"), 1, "failed: the route ends at fail"),
         (("--route", "fail", "--on-failure", "pass"), 0, "done: the route ends at pass"),
         (("--route", "fail", "--on-failure", "task.failed"), 1, "failed: handed over to task.failed, where no"),
+        (("--route", "pass,task.done"), 0, "done: handed over to task.done, where no executor is known"),
         (("--route", "pass,crash"), 1, "failed: executor_crashed: the mock was asked to crash"),
         (("--route", "pass,testing-2"), 1, "failed: unroutable: no queue takes"),
         (("--route", "pass", "--timeout", "0"), 1, "failed: timeout: "),
@@ -117,7 +118,7 @@ async def test_a_task_file_is_sent_as_it_is_and_its_file_goes_where_it_says(
 async def test_waiting_shows_each_event_and_ends_as_the_task_does(
     world: World, work: Path, route: tuple[str, ...], exit_code: int, last: str
 ) -> None:
-    await world.listen("task.failed")
+    await world.listen("task.done", "task.failed")
 
     async with world.node():
         ended = await submit(world, work, *route, "--wait")

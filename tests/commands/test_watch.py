@@ -17,7 +17,7 @@ from aio_pika.abc import AbstractExchange
 from world import LIMIT_S, Proxy, World, a_tree, a_world, ulos
 
 from ulos_stream import lab
-from ulos_stream.commands.watch import MOST_TASKS, Board
+from ulos_stream.commands.watch import MOST_TASKS, Board, _table
 from ulos_stream.feed import News
 from ulos_stream.lab import Broker
 
@@ -225,8 +225,39 @@ def test_ages_are_by_our_clock() -> None:
     assert row == ("t", "o", "grammar", "received", "-", "7 s", "n")
 
 
-def some_news(*, task: str, event: str = "received") -> News:
-    return News("log", "2026-01-01T00:00:00Z", task, "o", "grammar", event, "", "n", "", "words", "m", None)
+def test_the_code_of_a_crash_stays_until_the_task_is_received_anew() -> None:
+    board = Board(clock=lambda: 0.0)
+    shown = []
+    for news in (
+        some_news(task="t", event="passed", verdict="PASS"),
+        some_news(task="t", event="crashed", code="unroutable"),
+        some_news(task="t", event="crashed", verdict="PASS"),
+        some_news(task="t", event="rejected", verdict="PASS"),
+        some_news(task="t"),
+        some_news(task="t", event="rejected"),
+    ):
+        board.add(news)
+        shown += [row[4] for row in board.rows(1)]
+
+    assert shown == ["PASS", "unroutable", "unroutable", "unroutable", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("event", "verdict", "style"),
+    [("passed", "PASS", "green"), ("acknowledged", "FAIL", "yellow"), ("rejected", "PASS", "red"),
+     ("crashed", "", "red"), ("received", "", None)],
+)  # fmt: skip
+def test_a_row_is_red_after_a_crash_and_else_of_the_colour_of_its_verdict(
+    event: str, verdict: str, style: str | None
+) -> None:
+    board = Board()
+    board.add(some_news(task="t", event=event, verdict=verdict))
+
+    assert [row.style for row in _table(board, height=10).rows] == [style]
+
+
+def some_news(*, task: str, event: str = "received", verdict: str = "", code: str = "") -> News:
+    return News("log", "2026-01-01T00:00:00Z", task, "o", "grammar", event, verdict, "n", code, "words", "m", None)
 
 
 async def read_until(terminal: int, words: str | None) -> str:

@@ -39,13 +39,18 @@ def run(command: Command) -> None:
 
 def conclude(command: Callable[[], Coroutine[Any, Any, int]]) -> None:
     """Run `command`, and end with its exit code, or with that of what went wrong."""
+    finish(lambda: asyncio.run(command()))
+
+
+def finish(command: Callable[[], int]) -> None:
+    """The same for a command with no loop, or with one of its own."""
     from ulos_stream.errors import ConfigurationError, Fault, ServiceMissing, TopologyMismatch, Unroutable
     from ulos_stream.lab import ServiceFailed
 
     # What the client libraries say of a lost broker is said once, by us.
     logging.basicConfig(level=logging.CRITICAL)
     try:
-        code = asyncio.run(command())
+        code = command()
     except ConfigurationError as wrong:
         code = complain(2, *wrong.mistakes)
     except (TopologyMismatch, Unroutable) as mismatch:

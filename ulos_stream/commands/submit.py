@@ -73,7 +73,7 @@ def submit(
             hops_exchange = settings.broker.logs_exchange if exchange is None else exchange
             seconds = TIMEOUT_S if timeout is None else timeout
             sent = _make(keys, on_failure, hops_exchange, owner or _user(), seconds, settings.node.max_timeout_s)
-        return await _submit(file, sent, settings, stages=keys, wait=wait, as_json=as_json)
+        return await _submit(file, sent, settings, wait=wait, as_json=as_json)
 
     conclude(command)
 
@@ -124,9 +124,7 @@ def _make(
         raise ConfigurationError(str(wrong)) from wrong
 
 
-async def _submit(
-    file: Path, task: "Task", settings: "Settings", *, stages: list[str], wait: bool, as_json: bool
-) -> int:
+async def _submit(file: Path, task: "Task", settings: "Settings", *, wait: bool, as_json: bool) -> int:
     from ulos_stream.app import find_executors
     from ulos_stream.errors import TopologyMismatch, Unroutable
     from ulos_stream.feed import listening
@@ -156,9 +154,7 @@ async def _submit(
         say(json.dumps(ids) if as_json else plain(words))
         if feed is None:
             return 0
-        return await _follow(
-            feed, task.task_id, lambda key: key in stages or executors.claim(key) is not None, as_json=as_json
-        )
+        return await _follow(feed, task.task_id, lambda key: executors.claim(key) is not None, as_json=as_json)
 
 
 async def _upload(file: Path, path: str, stage_id: str, settings: "Settings") -> None:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MOST_TASKS = 1_000
 """Tasks remembered: more than any screen has lines."""
+CRASHED = ("crashed", "rejected")
+"""Events of a stage that could not be carried out."""
 REDRAWS_PER_S = 8
 
 
@@ -59,7 +61,7 @@ def watch(
 
 
 class Board:
-    """The last news of each task, the last one first; of so many tasks at most.
+    """The last news of each task and, if it crashed, how; the last one first, of so many tasks at most.
 
     Args:
         clock: Seconds. Ages are by our own clock, whatever those of the nodes say.
@@ -67,7 +69,7 @@ class Board:
 
     def __init__(self, clock: "Callable[[], float]" = time.monotonic) -> None:
         self._clock = clock
-        self._last: OrderedDict[str, tuple[float, News]] = OrderedDict()
+        self._last: OrderedDict[str, tuple[float, News, str]] = OrderedDict()
         self.events = 0
 
     def __len__(self) -> int:
@@ -76,7 +78,8 @@ class Board:
     def add(self, news: "News") -> None:
         """Take in one message."""
         self.events += 1
-        self._last[news.task] = (self._clock(), news)
+        code = news.code or (self._code(news.task) if news.event in CRASHED else "")
+        self._last[news.task] = (self._clock(), news, code)
         self._last.move_to_end(news.task)
         if len(self._last) > MOST_TASKS:
             self._last.popitem(last=False)
@@ -84,11 +87,15 @@ class Board:
     def rows(self, count: int) -> "list[tuple[str, ...]]":
         """Task, owner, stage, event, verdict or code, age and node of the first `count` tasks."""
         newest = [self._last[task] for task in list(reversed(self._last))[:count]]
-        return [self._row(heard_s, news) for heard_s, news in newest]
+        return [self._row(*last) for last in newest]
 
-    def _row(self, heard_s: float, news: "News") -> tuple[str, ...]:
+    def _code(self, task: str) -> str:
+        """That of its crash, which only one message about it tells."""
+        return self._last[task][2] if task in self._last else ""
+
+    def _row(self, heard_s: float, news: "News", code: str) -> tuple[str, ...]:
         age = f"{self._clock() - heard_s:.0f} s"
-        cells = (news.task, news.owner, news.stage, news.event, news.code or news.verdict, age, news.node)
+        cells = (news.task, news.owner, news.stage, news.event, code or news.verdict, age, news.node)
         return tuple(one_line(cell) or "-" for cell in cells)
 
 
@@ -129,9 +136,13 @@ def _table(board: Board, height: int) -> "Table":
     table = Table(*names, title=f"{len(board)} tasks, {board.events} events", expand=True)
     for row in board.rows(max(height - 6, 1)):  # but for the title and the lines around
         cells: list[RenderableType] = [Text(cell, no_wrap=True, overflow="ellipsis") for cell in row]
-        style = {"PASS": "green", "FAIL": "yellow"}.get(row[4], "red" if row[3] in ("crashed", "rejected") else None)
-        table.add_row(*cells, style=style)
+        table.add_row(*cells, style=_style(event=row[3], verdict=row[4]))
     return table
+
+
+def _style(event: str, verdict: str) -> str | None:
+    """A crash is red, whatever the executor had said before it."""
+    return "red" if event in CRASHED else {"PASS": "green", "FAIL": "yellow"}.get(verdict)
 
 
 async def _some(
