@@ -549,6 +549,24 @@ def test_a_way_too_long_to_be_drawn_is_judged_all_the_same(monkeypatch: pytest.M
     assert MOST_POINTS >= 500_000
 
 
+@pytest.mark.parametrize("jump", ["G28", "G3 X0 Y1"])
+def test_jumps_are_points_of_the_way_too(monkeypatch: pytest.MonkeyPatch, jump: str) -> None:
+    monkeypatch.setattr("gcode.simulation.MOST_POINTS", 100)
+    simulation = simulated(*[jump] * 200, "G1 X10 F3000")
+
+    assert len(simulation.path) == 100
+    assert simulation.drawn_to == 99
+    assert simulation.moves == 1
+
+
+def test_filament_on_the_way_up_is_work_without_a_layer() -> None:
+    simulation = simulated("G28", "M83", "G1 Z10 E5", "G1 X150")
+
+    assert simulation.work is Kind.EXTRUSION
+    assert simulation.travelled_mm[simulation.work] == 10
+    assert simulation.layers == set()
+
+
 def test_a_file_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gcode.simulation.MOST_LINES", 10)
     simulation = simulated("G28", "G1 X10 F3000", *[""] * 8, "G5")
@@ -560,16 +578,17 @@ def test_a_file_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) ->
 NUMBERS = st.one_of(st.integers(-10, 250), st.sampled_from([0.1, -0.25, 1e9, -1e9, 123456789.5]))
 
 
-@given(
-    st.lists(
-        st.builds(
-            lambda name, words: name + "".join(f" {letter}{number:.3f}" for letter, number in words.items()),
-            st.sampled_from([*WORDS]),
-            st.dictionaries(st.sampled_from("XYZEFIJRSP"), NUMBERS, max_size=5),
-        ),
-        max_size=30,
-    )
+FILES = st.lists(
+    st.builds(
+        lambda name, words: name + "".join(f" {letter}{number:.3f}" for letter, number in words.items()),
+        st.sampled_from([*WORDS]),
+        st.dictionaries(st.sampled_from("XYZEFIJRSP"), NUMBERS, max_size=5),
+    ),
+    max_size=30,
 )
+
+
+@given(FILES)
 def test_no_file_breaks_the_simulation(code: list[str]) -> None:
     simulation = simulated(*code)
 
