@@ -41,6 +41,9 @@ def told(simulation: Simulation, *, without: tuple[Rule, ...] = (Rule.TRAVEL,)) 
         (b"N40G1X10", "G1", {"X": 10}),
         (b"G1 (to the right) X10 (far)", "G1", {"X": 10}),
         (b"G1 X10 ; *99 (", "G1", {"X": 10}),
+        (b"G1 X10 (5*2 mm)", "G1", {"X": 10}),
+        (b"G1 (a;b) X10", "G1", {"X": 10}),
+        (b"G1 X10 ; (a", "G1", {"X": 10}),
         ("G1 X1 ; größer".encode(), "G1", {"X": 1}),
         (b"G1 X1 ; \xff\xfe", "G1", {"X": 1}),
         (b"G1 X1e2", "G1", {"X": 1, "E": 2}),
@@ -78,6 +81,9 @@ def test_a_line_may_do_nothing(line: bytes) -> None:
         (b"G1 F-100", "F must not be negative"),
         (b"G4 P-5", "P must not be negative"),
         (b"M109 R-5", "R must not be negative"),
+        (b"(a;b", "a ( of a comment without its other half"),
+        (b"G1 X1 (open ; not", "a ( of a comment without its other half"),
+        (b"G1 X5*2 Y3", "the checksum is *2 Y3"),
         (b"G1 X1 (open", "a ( of a comment without its other half"),
         (b"G1 X1 close)", "a ) of a comment without its other half"),
         (b"G1 X1000000001", "X has a number beyond 1000000000"),
@@ -92,7 +98,7 @@ def test_a_malformed_line_is_told_with_its_reason(line: bytes, reason: str) -> N
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("line", [b"G5 X1", b"M117 Hello, world!", b"T0", b"G28.1", b"G029"])
+@pytest.mark.parametrize("line", [b"G5 X1", b"M117 Hello, world!", b"M117 50*2 :)", b"T0", b"G28.1", b"G029"])
 def test_a_command_that_the_printer_lacks_is_named_whatever_follows_it(line: bytes) -> None:
     with pytest.raises(Unknown) as caught:
         parse(line)
@@ -100,7 +106,7 @@ def test_a_command_that_the_printer_lacks_is_named_whatever_follows_it(line: byt
     assert str(caught.value) == line.split()[0].decode().replace("G029", "G29")
 
 
-@pytest.mark.parametrize("line", [b"N3 G90*19", b"N3 G90* 19 ; and a comment", b"G90 *110"])
+@pytest.mark.parametrize("line", [b"N3 G90*19", b"N3 G90* 19 ; and a comment", b"G90 *110", b"G90(*)*101 (*)"])
 def test_a_checksum_is_the_exclusive_or_of_the_bytes_before_it(line: bytes) -> None:
     assert parse(line) == Command("G90", {})
 
