@@ -4,7 +4,8 @@
     exit_code = judge.run(["python3", "main.py"])         # as another user, in a copy; nothing of it lives on
     judge.conclude([Check("it runs", exit_code == 0)], expected=1)
 
-An entrypoint that raises ends with exit code 70: the judge failed, and that is no verdict on the work.
+An entrypoint that has imported this and raises ends with exit code 70: the judge failed, and that is no verdict on the
+work.
 
 The student's program never touches the mounted directory: it gets a copy below /tmp. Where the container may change
 users (a root entrypoint with SETUID and SETGID) it runs as a user of its own, who can neither read `judge.private`
@@ -71,7 +72,6 @@ class Judge:
     """
 
     def __init__(self, name: str, work: Path, *, copied: bool = True) -> None:
-        sys.excepthook = _broken
         self.name = name
         self.work = work
         self.results = work / "results"
@@ -245,10 +245,15 @@ def empty(results: Path) -> None:
 
 def _broken(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
     """End after an exception that nobody caught."""
-    sys.stdout.flush()
-    sys.__excepthook__(kind, error, trace)
-    print("the executor itself failed; that says nothing about the work", file=sys.stderr, flush=True)
-    os._exit(BROKEN)
+    try:
+        sys.stdout.flush()
+        sys.__excepthook__(kind, error, trace)
+        print("the executor itself failed; that says nothing about the work", file=sys.stderr, flush=True)
+    finally:
+        os._exit(BROKEN)
+
+
+sys.excepthook = _broken
 
 
 def _capabilities() -> set[int]:
