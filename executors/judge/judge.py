@@ -168,7 +168,7 @@ class Judge:
                     if not stat.S_ISREG(status.st_mode) or status.st_size > left_bytes:
                         continue
                     content = file.read(left_bytes)
-            except (OSError, RuntimeError):  # the latter: links in a circle
+            except (OSError, RuntimeError, ValueError):  # links in a circle; a name that is none
                 continue
             left_bytes -= len(content)
             target.parent.mkdir(parents=True, exist_ok=True)
