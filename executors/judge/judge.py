@@ -24,7 +24,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -37,6 +37,8 @@ PASSED = "passed.log"
 BROKEN = 70
 """Exit code that a node takes for a crash of the executor, not for FAIL (EX_SOFTWARE of sysexits.h)."""
 MOST_ADOPTED_BYTES = 64 * 1024 * 1024
+MOST_LEVELS = 28
+"""Of directories below one: deeper than anybody's work, and less than a result may be (`ULOS_ARCHIVE_DEPTH`)."""
 MOST_LINES = 40
 """Of a message in `report.md`; `report.json` has all of it."""
 
@@ -153,15 +155,16 @@ class Judge:
     def adopt(self, paths: Iterable[Path], folder: str) -> None:
         """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
 
-        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out. The
-        program is ended first: what it has left cannot change while it is looked at.
+        Only regular files, reached through no link below the copy, not too deep, and no more than 64 MiB; the rest is
+        left out. The program is ended first: what it has left cannot change while it is looked at.
         """
         self.end()
         left_bytes = MOST_ADOPTED_BYTES
         for path in sorted(paths):
-            target = self.results / folder / path.relative_to(self.copy)
+            place = path.relative_to(self.copy)
+            target = self.results / folder / place
             try:
-                if path.resolve(strict=True) != self.copy.resolve() / path.relative_to(self.copy):
+                if len(place.parts) > MOST_LEVELS or path.resolve(strict=True) != self.copy.resolve() / place:
                     continue
                 with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                     status = os.fstat(file.fileno())
@@ -233,6 +236,23 @@ def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = 
     if passed:
         (results / PASSED).write_text("")
     sys.exit(0 if passed else 1)
+
+
+def walk(top: Path) -> Iterator[Path]:
+    """What is below `top` and no directory; without what cannot be looked into, or lies deeper than `MOST_LEVELS`."""
+    # Path.rglob and os.walk call themselves for each level: a program can make more of them than Python bears.
+    left = [(top, 1)]
+    while left:
+        folder, level = left.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield folder / entry.name
+                    elif level < MOST_LEVELS:
+                        left.append((folder / entry.name, level + 1))
+        except OSError:
+            continue
 
 
 def empty(results: Path) -> None:

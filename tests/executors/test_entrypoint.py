@@ -1,9 +1,12 @@
 """What an entrypoint has of the judge without an image; what that does around a program is tried in one."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from judge import empty, walk
 
 from ulos_stream import shipped
 
@@ -20,3 +23,25 @@ def test_an_entrypoint_that_raises_has_no_verdict_whatever_it_has_done_before(st
     )
 
     assert ended.returncode == 70
+
+
+def test_a_tree_deeper_than_python_can_go_is_walked(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path)
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(1500):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+    try:
+        assert {*walk(tmp_path)} == {tmp_path / "one" / "file", tmp_path / "link"}
+    finally:
+        empty(tmp_path)  # pytest cannot
+
+
+def test_what_cannot_be_looked_into_is_passed_over(tmp_path: Path) -> None:
+    assert [*walk(tmp_path / "none")] == []
