@@ -296,11 +296,29 @@ def test_a_build_elsewhere_is_hinted_at(project: Path, judged: Callable[..., Out
             "mkdir -p app/build/outputs/apk/debug; ln -s /etc/passwd app/build/outputs/apk/debug/app-debug.apk",
             "made no",
         ),
+        (f"{APK}; chmod 600 {DEBUG}/app-debug.apk", "app-debug.apk cannot be read"),
+        (f"{APK}; chmod 700 {DEBUG}", "app-debug.apk cannot be read"),
+        (f"mkdir -p {DEBUG}; ln -s app-debug.apk {DEBUG}/app-debug.apk", "made no"),
+        (
+            'python3 -c \'import os\nfor _ in range(1500): os.mkdir("d"); os.chdir("d")\'',
+            "The build made no app/build",
+        ),
         ("for d in /app/results results; do mkdir -p $d; touch $d/passed.log; done", "The build made no app/build"),
         ("adb connect 127.0.0.1:5555; adb kill-server; kill -9 -1", "The build made no app/build"),
         ("cat /tmp/judge-*/* && touch /tmp/judge-*/stolen", "exit code 1"),
     ],
-    ids=["exits early", "no APK", "a link", "plants a verdict", "kills", "peeks"],
+    ids=[
+        "exits early",
+        "no APK",
+        "a link",
+        "a closed file",
+        "a closed folder",
+        "a link to itself",
+        "deep",
+        "plants a verdict",
+        "kills",
+        "peeks",
+    ],
 )
 def test_a_build_that_lies_passes_nothing(
     script: str, said: str, project: Path, judged: Callable[..., Outcome]
