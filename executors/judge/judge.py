@@ -54,7 +54,7 @@ class Check:
     file: str | None = None
     """Where, relative to the submission."""
     line: int | None = None
-    """From 1."""
+    """From 1; what is below, a student's program may have told it, is left out of the report."""
     warning: bool = False
     """Worth telling, but no reason to fail."""
 
@@ -219,6 +219,7 @@ def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = 
         checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
         notes: Markdown that follows the checks in `report.md`.
     """
+    checks = [dataclasses.replace(check, line=max(check.line or 0, 0) or None) for check in checks]
     passed = bool(checks) and all(check.passed or check.warning for check in checks)
     verdict = "PASS" if passed else "FAIL"
     report = {

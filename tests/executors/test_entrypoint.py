@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from judge import empty, walk
+from judge import Check, conclude, empty, walk
 
 from ulos_stream import shipped
+from ulos_stream.executors.report import Report
 
 FOLDER = shipped("executors") / "judge"
 
@@ -23,6 +24,17 @@ def test_an_entrypoint_that_raises_has_no_verdict_whatever_it_has_done_before(st
     )
 
     assert ended.returncode == 70
+
+
+def test_a_report_has_no_line_before_the_first(tmp_path: Path) -> None:
+    checks = [Check(str(line), False, file="a.py", line=line) for line in (-1, 0, 1)]
+
+    with pytest.raises(SystemExit):
+        conclude("trial", tmp_path, checks)
+
+    report = Report.model_validate_json((tmp_path / "report.json").read_bytes())
+    assert [(check.file, check.line) for check in report.checks] == [("a.py", None), ("a.py", None), ("a.py", 1)]
+    assert "a.py:-1" not in (tmp_path / "report.md").read_text()
 
 
 def test_a_tree_deeper_than_python_can_go_is_walked(tmp_path: Path) -> None:
