@@ -9,12 +9,14 @@ work.
 
 The student's program never touches the mounted directory: it gets a copy below /tmp. Where the container may change
 users (a root entrypoint with SETUID and SETGID) it runs as a user of its own, who can neither read `judge.private`
-nor write `results/`. Elsewhere both are one user: then the verdict rests on the order (everything that user runs is
-killed first, then `results/` is emptied, then judged), and on evidence at a place that the program was not told.
+nor write `results/`. Elsewhere both are one user, who can do all that with files: then the verdict rests on the order
+(everything that user runs is killed first, then `results/` is emptied, then judged), and on what the judge has in its
+memory: no `/proc` shows that, or its descriptors, to anybody but a root.
 
 Python 3.11 or newer and nothing else: it is copied into images.
 """
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -33,6 +35,8 @@ STUDENT = 65533
 """User and group id of the student's program, where it has one of its own; nobody else's in the image."""
 CAP_SETGID, CAP_SETUID = 6, 7
 """Numbers of the capabilities (linux/capability.h)."""
+PR_SET_DUMPABLE = 4
+"""Number of that option (linux/prctl.h)."""
 PASSED = "passed.log"
 BROKEN = 70
 """Exit code that a node takes for a crash of the executor, not for FAIL (EX_SOFTWARE of sysexits.h)."""
@@ -74,6 +78,9 @@ class Judge:
     """
 
     def __init__(self, name: str, work: Path, *, copied: bool = True) -> None:
+        ctypes.CDLL(None).prctl(
+            PR_SET_DUMPABLE, 0, 0, 0, 0
+        )  # of this process alone: a program that is started has its own
         self.name = name
         self.work = work
         self.results = work / "results"

@@ -251,6 +251,28 @@ async def test_only_regular_files_of_the_program_are_adopted(judged: Judged, san
     assert ended.verdict is Verdict.PASS
 
 
+PEEK = """
+python3 - $PPID <<'END'
+import os, sys
+for name, flags in ("mem", os.O_RDONLY), ("mem", os.O_RDWR), ("environ", os.O_RDONLY), ("fd", os.O_RDONLY):
+    try:
+        sys.exit(f"{name} is open: {os.open(f'/proc/{sys.argv[1]}/{name}', flags)}")
+    except PermissionError:
+        print(name, "is closed")
+END
+"""
+
+
+@MODES
+async def test_a_program_finds_neither_memory_nor_descriptors_of_the_judge(
+    judged: Judged, sandbox: dict[str, Any]
+) -> None:
+    ended = await judged(PEEK, sandbox=sandbox)
+
+    assert ended.verdict is Verdict.PASS, ended.printed
+    assert ended.printed.count("is closed") == 4
+
+
 DEEP = """
 mkdir one; echo 1 >one/file
 python3 -c '
