@@ -6,6 +6,7 @@ Passwords are drawn, so that a test can look for them in whatever leaves a node.
 import contextlib
 import functools
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,9 @@ from ulos_stream.executors.descriptor import ContainerDescriptor, read_descripto
 from ulos_stream.executors.disk import release
 from ulos_stream.images import build, local_image
 from ulos_stream.lab import Broker, FtpServer
+
+STAND_INS = Path(__file__).parent / "images" / "stand_ins"
+"""By executor: a base for its image."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs so, and what the tests start would inherit that Ctrl-C means nothing.
@@ -142,27 +146,45 @@ def local_base() -> str:
 
 
 @pytest.fixture(scope="session")
-def built(local_base: str) -> Iterator[Callable[[str], Path]]:
+def executors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped executors; those with a stand-in, for want of the real base, have an image of the session's own.
+
+    So nobody mistakes it for the real one, nobody's real one is replaced, and workers do not take it from each other.
+    """
+    folder = tmp_path_factory.mktemp("executors")
+    for descriptor in shipped("executors").glob("*/executor.toml"):
+        name = descriptor.parent.name
+        if not (STAND_INS / name).is_dir():
+            (folder / name).symlink_to(descriptor.parent)
+            continue
+        shutil.copytree(descriptor.parent, folder / name)
+        image = f'image = "ulos-test/{name}-{secrets.token_hex(8)}"'
+        (folder / name / "executor.toml").write_text(re.sub('(?m)^image = ".*"$', image, descriptor.read_text()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def built(executors: Path, local_base: str) -> Iterator[Callable[[str], Path]]:
     """Builds the image of one shipped executor, unless it needs none, once a session; returns the executor's folder.
 
-    Where `tests/images/stand_ins/` has a base for want of the real one, the image goes with the session: nobody is to
-    mistake it for the real one.
+    One on a stand-in goes with the session.
     """
     unreal = []
 
     @functools.cache
     def built(name: str) -> Path:
-        folder = shipped("executors") / name
+        folder = executors / name
         descriptor = read_descriptor(folder / "executor.toml")
         if isinstance(descriptor, ContainerDescriptor):
-            stand_in = Path(__file__).parent / "images" / "stand_ins" / name
+            base = local_base
             with required():
-                if stand_in.is_dir():
-                    build(stand_in, f"{local_base}-{name}", base=local_base)
+                if (STAND_INS / name).is_dir():
+                    base = f"{local_base}-{name}"
+                    build(STAND_INS / name, base, base=local_base)
                     unreal.append(descriptor.image)
-                build(folder, descriptor.image, base=f"{local_base}-{name}" if stand_in.is_dir() else local_base)
+                build(folder, descriptor.image, base=base)
         return folder
 
     yield built
     for image in unreal:
-        subprocess.run(["docker", "rmi", "--force", image], capture_output=True, check=True)
+        subprocess.run(["docker", "rmi", image], capture_output=True, check=True)

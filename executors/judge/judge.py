@@ -4,16 +4,19 @@
     exit_code = judge.run(["python3", "main.py"])         # as another user, in a copy; nothing of it lives on
     judge.conclude([Check("it runs", exit_code == 0)], expected=1)
 
-An entrypoint that raises ends with exit code 70: the judge failed, and that is no verdict on the work.
+An entrypoint that has imported this and raises ends with exit code 70: the judge failed, and that is no verdict on the
+work.
 
 The student's program never touches the mounted directory: it gets a copy below /tmp. Where the container may change
 users (a root entrypoint with SETUID and SETGID) it runs as a user of its own, who can neither read `judge.private`
-nor write `results/`. Elsewhere both are one user: then the verdict rests on the order (everything that user runs is
-killed first, then `results/` is emptied, then judged), and on evidence at a place that the program was not told.
+nor write `results/`. Elsewhere both are one user, who can do all that with files: then the verdict rests on the order
+(everything that user runs is killed first, then `results/` is emptied, then judged), and on what the judge has in its
+memory: no `/proc` shows that, or its descriptors, to anybody but a root.
 
 Python 3.11 or newer and nothing else: it is copied into images.
 """
 
+import ctypes
 import dataclasses
 import json
 import os
@@ -23,7 +26,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -32,10 +35,14 @@ STUDENT = 65533
 """User and group id of the student's program, where it has one of its own; nobody else's in the image."""
 CAP_SETGID, CAP_SETUID = 6, 7
 """Numbers of the capabilities (linux/capability.h)."""
+PR_SET_DUMPABLE = 4
+"""Number of that option (linux/prctl.h)."""
 PASSED = "passed.log"
 BROKEN = 70
 """Exit code that a node takes for a crash of the executor, not for FAIL (EX_SOFTWARE of sysexits.h)."""
 MOST_ADOPTED_BYTES = 64 * 1024 * 1024
+MOST_LEVELS = 28
+"""Of directories below one: deeper than anybody's work, and less than a result may be (`ULOS_ARCHIVE_DEPTH`)."""
 MOST_LINES = 40
 """Of a message in `report.md`; `report.json` has all of it."""
 
@@ -51,7 +58,7 @@ class Check:
     file: str | None = None
     """Where, relative to the submission."""
     line: int | None = None
-    """From 1."""
+    """From 1; what is below, a student's program may have told it, is left out of the report."""
     warning: bool = False
     """Worth telling, but no reason to fail."""
 
@@ -71,7 +78,9 @@ class Judge:
     """
 
     def __init__(self, name: str, work: Path, *, copied: bool = True) -> None:
-        sys.excepthook = _broken
+        ctypes.CDLL(None).prctl(
+            PR_SET_DUMPABLE, 0, 0, 0, 0
+        )  # of this process alone: a program that is started has its own
         self.name = name
         self.work = work
         self.results = work / "results"
@@ -153,22 +162,23 @@ class Judge:
     def adopt(self, paths: Iterable[Path], folder: str) -> None:
         """Copy files that the student's program left, screenshots for example, to `results/FOLDER/`.
 
-        Only regular files, reached through no link below the copy, and no more than 64 MiB; the rest is left out. The
-        program is ended first: what it has left cannot change while it is looked at.
+        Only regular files, reached through no link below the copy, not too deep, and no more than 64 MiB; the rest is
+        left out. The program is ended first: what it has left cannot change while it is looked at.
         """
         self.end()
         left_bytes = MOST_ADOPTED_BYTES
         for path in sorted(paths):
-            target = self.results / folder / path.relative_to(self.copy)
+            place = path.relative_to(self.copy)
+            target = self.results / folder / place
             try:
-                if path.resolve(strict=True) != self.copy.resolve() / path.relative_to(self.copy):
+                if len(place.parts) > MOST_LEVELS or path.resolve(strict=True) != self.copy.resolve() / place:
                     continue
                 with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
                     status = os.fstat(file.fileno())
                     if not stat.S_ISREG(status.st_mode) or status.st_size > left_bytes:
                         continue
                     content = file.read(left_bytes)
-            except (OSError, RuntimeError):  # the latter: links in a circle
+            except (OSError, RuntimeError, ValueError):  # links in a circle; a name that is none
                 continue
             left_bytes -= len(content)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +226,7 @@ def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = 
         checks: What was looked at, in the order in which a person is to read it. None at all is a FAIL.
         notes: Markdown that follows the checks in `report.md`.
     """
+    checks = [dataclasses.replace(check, line=max(check.line or 0, 0) or None) for check in checks]
     passed = bool(checks) and all(check.passed or check.warning for check in checks)
     verdict = "PASS" if passed else "FAIL"
     report = {
@@ -235,6 +246,23 @@ def conclude(name: str, results: Path, checks: Sequence[Check], *, notes: str = 
     sys.exit(0 if passed else 1)
 
 
+def walk(top: Path) -> Iterator[Path]:
+    """What is below `top` and no directory; without what cannot be looked into, or lies deeper than `MOST_LEVELS`."""
+    # Path.rglob and os.walk call themselves for each level: a program can make more of them than Python bears.
+    left = [(top, 1)]
+    while left:
+        folder, level = left.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield folder / entry.name
+                    elif level < MOST_LEVELS:
+                        left.append((folder / entry.name, level + 1))
+        except OSError:
+            continue
+
+
 def empty(results: Path) -> None:
     """Make `results` an empty folder, whatever the submission has in its place."""
     # By commands: a tree may be deeper than Python's recursion, and closed to its owner.
@@ -245,10 +273,15 @@ def empty(results: Path) -> None:
 
 def _broken(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> NoReturn:
     """End after an exception that nobody caught."""
-    sys.stdout.flush()
-    sys.__excepthook__(kind, error, trace)
-    print("the executor itself failed; that says nothing about the work", file=sys.stderr, flush=True)
-    os._exit(BROKEN)
+    try:
+        sys.stdout.flush()
+        sys.__excepthook__(kind, error, trace)
+        print("the executor itself failed; that says nothing about the work", file=sys.stderr, flush=True)
+    finally:
+        os._exit(BROKEN)
+
+
+sys.excepthook = _broken
 
 
 def _capabilities() -> set[int]:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO
 
-from judge import Check, Judge
+from judge import Check, Judge, walk
 
 HANDED_ON = ("ANDROID_HOME", "ANDROID_SDK_ROOT", "GRADLE_RO_DEP_CACHE", "JAVA_HOME")
 """Variables of the image that a build needs."""
@@ -53,7 +54,7 @@ class Project:
         """Why there is nothing to build; None if there is."""
         if any(self._path.glob("settings.gradle*")) or any(self._path.glob("build.gradle*")):
             return None
-        found = sorted(path.parent.relative_to(self._judge.copy) for path in self._judge.copy.rglob("settings.gradle*"))
+        found = sorted(path.parent for path in self._below(self._judge.copy) if path.match("settings.gradle*"))
         where = str(self._path.relative_to(self._judge.copy))
         expected = "at the top of the archive" if where == "." else f"in {where}/"
         hint = f" There is one in {found[0]}/." if found else ""
@@ -97,20 +98,25 @@ class Project:
         """Why there is no APK that can be installed; None if there is one."""
         expected = self.apk.relative_to(self._judge.copy)
         try:
-            is_here = self.apk.resolve(strict=True) == self._judge.copy.resolve() / expected and self.apk.is_file()
-        except OSError:
-            is_here = False
-        if is_here:
-            with self.apk.open("rb") as file:
-                return None if file.read(2) == b"PK" else f"{expected} is no APK."
-        others = sorted(path.relative_to(self._judge.copy) for path in self._path.glob("**/outputs/apk/**/*.apk"))
+            if self.apk.resolve(strict=True) == self._judge.copy.resolve() / expected and self.apk.is_file():
+                with self.apk.open("rb") as file:
+                    return None if file.read(2) == b"PK" else f"{expected} is no APK."
+        except PermissionError:
+            return f"{expected} cannot be read: the build gives it, or its folder, to nobody else."
+        except (OSError, RuntimeError):  # none, or links in a circle
+            pass
+        others = sorted(path for path in self._below(self._path) if re.search(r"/outputs/apk/.*\.apk$", str(path)))
         hint = f" It made {others[0]}." if others else " Does the module apply com.android.application?"
         return f"The build made no {expected}.{hint}"
 
     def find(self, name: str | None) -> str | None:
         """The source file of that name, from the top of the submission."""
-        found = sorted(self._judge.copy.rglob(name)) if name else []
-        return str(found[0].relative_to(self._judge.copy)) if found else name
+        found = sorted(path for path in self._below(self._judge.copy) if path.name == name)
+        return str(found[0]) if found else name
+
+    def _below(self, folder: Path) -> Iterator[Path]:
+        """The files in a folder, from the top of the submission."""
+        return (path.relative_to(self._judge.copy) for path in walk(folder))
 
 
 def _follow(output: IO[bytes], kept: bytearray) -> None:

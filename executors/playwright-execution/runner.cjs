@@ -47,6 +47,21 @@ function expectations(steps) {
   return steps.reduce((sum, step) => sum + (step.category === 'expect') + expectations(step.steps), 0);
 }
 
+function endOf(test, result) {
+  const { file, line } = test.location;
+  return {
+    title: test.titlePath().slice(3).join(' › '), // without root, project and file
+    file,
+    line,
+    status: result.status,
+    expected: test.expectedStatus,
+    duration_s: typeof result.duration === 'number' ? result.duration / 1000 : null,
+    errors: test === stuck ? [told({ message: STUCK })] : result.errors.map(told),
+    expectations: expectations(result.steps),
+    attachments: result.attachments.flatMap(({ path }) => path ?? []),
+  };
+}
+
 const reporter = {
   version: () => 'v2',
   onTestBegin(test) {
@@ -59,20 +74,11 @@ const reporter = {
   onTestEnd(test, result) {
     heard();
     running = undefined;
-    const { file, line } = test.location;
-    tell({
-      test: {
-        title: test.titlePath().slice(3).join(' › '), // without root, project and file
-        file,
-        line,
-        status: result.status,
-        expected: test.expectedStatus,
-        duration_s: result.duration / 1000,
-        errors: test === stuck ? [told({ message: STUCK })] : result.errors.map(told),
-        expectations: expectations(result.steps),
-        attachments: result.attachments.flatMap(({ path }) => path ?? []),
-      },
-    });
+    let ended = {};
+    try {
+      ended = endOf(test, result);
+    } catch {} // what its process said of it was no result, and Playwright would pass over the exception
+    tell({ test: ended });
   },
   onError: (error) => tell({ error: told(error) }),
 };

@@ -1,6 +1,7 @@
 """What keeps a suite and a submission apart: everything goes through a process of the student's, and nothing back."""
 
 import json
+import math
 import signal
 import socket
 import subprocess
@@ -393,7 +394,7 @@ def test_exit_in_a_call_is_an_exception_like_others(submission: Submission) -> N
 
 
 LIAR = """
-    from collections import Counter
+    from collections import Counter, OrderedDict
 
     class Liar:
         def __eq__(self, other): return True
@@ -402,6 +403,7 @@ LIAR = """
 
     liar = Liar()
     counter = Counter("aab")
+    ordered = OrderedDict(a=1)
 
     class Index:
         def __index__(self): return 7
@@ -428,6 +430,139 @@ def test_an_object_equals_the_value_that_it_is(submission: Submission) -> None:
     assert work.counter != {"a": 2}
     assert work.counter.most_common(1) == [("a", 2)]
     assert (work.index == 7, work.index < 8, work.index > 8) == (True, True, False)
+
+
+def in_place(got: Any, number: int) -> Any:
+    got -= number
+    return got
+
+
+FLATTERER = """
+    class Flatterer:
+        "Remembers nothing and knows nothing; every difference to it is none."
+        def __sub__(self, other): return RESULT
+        __rsub__ = __add__ = __radd__ = __mul__ = __rmul__ = __mod__ = __rmod__ = __xor__ = __rxor__ = __sub__
+        __truediv__ = __rtruediv__ = __floordiv__ = __and__ = __rand__ = __pow__ = __lshift__ = __matmul__ = __sub__
+        __isub__ = __ixor__ = __sub__
+        def __divmod__(self, other): return (0, 0)
+        def __abs__(self): return 0.0
+        __float__ = __neg__ = __pos__ = __abs__
+        def __round__(self, digits=None): return 0
+        __int__ = __len__ = __trunc__ = __floor__ = __ceil__ = __invert__ = __round__
+        def __complex__(self): return 0j
+        def __bool__(self): return False
+
+    class Nothing(int):
+        "Once it has met a value, it is nothing."
+        def __index__(self): return 0
+
+    class Learned(Flatterer):
+        def __sub__(self, other):
+            Learned.__index__ = lambda self: other
+            return self
+
+    class Number(int):
+        def __sub__(self, other): return Nothing()
+
+    flatterer = Flatterer()
+"""
+
+
+@pytest.mark.parametrize("result", ["0.0", "0", "self", "Nothing()", "Nothing"])
+@pytest.mark.parametrize(
+    "passes",
+    [
+        lambda got: abs(got - 6) < 1e-9,
+        lambda got: abs(6 - got) < 1e-9,
+        lambda got: got - 6 == 0,
+        lambda got: got + -6 == 0,
+        lambda got: -6 + got == 0,
+        lambda got: got ^ 6 == 0,
+        lambda got: 6 ^ got == 0,
+        lambda got: got % 6 == 0,
+        lambda got: got / 6 == 0,
+        lambda got: divmod(got, 6)[1] == 0,
+        lambda got: not got - 6,
+        lambda got: not {6} ^ got,
+        lambda got: not len(got - [6]),
+        lambda got: round(got - 6, 7) == 0,
+        lambda got: (got - 6) ** 2 < 1e-9,
+        lambda got: -(got - 6) <= 0,
+        lambda got: int(got - 6) == 0,
+        lambda got: float(got - 6) == 0,
+        lambda got: complex(got - 6) == 0,
+        lambda got: math.fabs(got - 6) < 1e-9,
+        lambda got: math.floor(got - 6) == 0,
+        lambda got: got - 6 == pytest.approx(0),
+        lambda got: abs((got - 6) - got) < 1e-9,
+        lambda got: in_place(got, 6) == 0,
+    ],
+)
+def test_an_object_that_differs_from_nothing_equals_no_value(
+    submission: Submission, passes: Callable[[Any], bool], result: str
+) -> None:
+    got = submission(FLATTERER.replace("RESULT", result)).named("work").Flatterer()
+
+    try:
+        has_passed = passes(got)
+    except TypeError:
+        has_passed = False
+
+    assert not has_passed
+
+
+def test_an_object_is_no_value_that_it_has_learned(submission: Submission) -> None:
+    work = submission(FLATTERER.replace("RESULT", "self")).named("work")
+    learned, number = work.Learned(), work.Number(5)
+
+    assert learned != 6
+    with pytest.raises(TypeError, match="no plain value"):
+        assert learned - 6 == 6
+    with pytest.raises(TypeError, match="no plain value"):
+        assert learned == 6
+    with pytest.raises(TypeError, match="no plain value"):
+        assert number - 6 == 0
+
+
+def test_an_object_is_one_number_and_not_a_larger_and_a_smaller_one(submission: Submission) -> None:
+    work = submission("""
+        class Swings:
+            said = -100
+            def __index__(self): self.said = -self.said; return self.said
+    """).named("work")
+    swings = work.Swings()
+
+    assert swings >= 6
+    assert not swings <= 6
+
+
+def test_a_value_is_reckoned_with_as_the_value_that_it_is(submission: Submission) -> None:
+    work = submission(LIAR).named("work")
+    index, ordered = work.index, work.ordered
+
+    assert (index + 1, 1 + index, index - 7, 14 - index, index % 4, 15 % index) == (8, 8, 0, 7, 3, 1)
+    assert (abs(index - 9) < 3, index ^ 7, index & 3, index**2, -3 * index) == (True, 0, 3, 49, -21)
+    assert (divmod(index, 2), divmod(15, index)) == ((3, 1), (2, 1))
+    assert ordered | {"b": 2} == {"a": 1, "b": 2}
+    ordered |= {"c": 3}
+    assert work.ordered is ordered
+    assert (ordered["a"], ordered["c"]) == (1, 3)
+    index += 1
+    assert index == 8
+
+
+def test_operators_that_a_class_defines_itself_are_its_own(submission: Submission) -> None:
+    work = submission("""
+        class Vector(tuple):
+            def __mul__(self, number): return Vector(number * x for x in self)
+            __rmul__ = __mul__
+    """).named("work")
+    vector = work.Vector((1, 2))
+
+    assert vector == (1, 2)
+    assert vector * 2 == 2 * vector == work.Vector((2, 4))
+    assert (vector * 2)[1] == 4
+    assert vector + vector == (1, 2, 1, 2)
 
 
 def test_a_program_that_ends_fails_the_test_whatever_it_expects_and_is_started_anew(submission: Submission) -> None:

@@ -41,6 +41,9 @@ def told(simulation: Simulation, *, without: tuple[Rule, ...] = (Rule.TRAVEL,)) 
         (b"N40G1X10", "G1", {"X": 10}),
         (b"G1 (to the right) X10 (far)", "G1", {"X": 10}),
         (b"G1 X10 ; *99 (", "G1", {"X": 10}),
+        (b"G1 X10 (5*2 mm)", "G1", {"X": 10}),
+        (b"G1 (a;b) X10", "G1", {"X": 10}),
+        (b"G1 X10 ; (a", "G1", {"X": 10}),
         ("G1 X1 ; größer".encode(), "G1", {"X": 1}),
         (b"G1 X1 ; \xff\xfe", "G1", {"X": 1}),
         (b"G1 X1e2", "G1", {"X": 1, "E": 2}),
@@ -78,6 +81,9 @@ def test_a_line_may_do_nothing(line: bytes) -> None:
         (b"G1 F-100", "F must not be negative"),
         (b"G4 P-5", "P must not be negative"),
         (b"M109 R-5", "R must not be negative"),
+        (b"(a;b", "a ( of a comment without its other half"),
+        (b"G1 X1 (open ; not", "a ( of a comment without its other half"),
+        (b"G1 X5*2 Y3", "the checksum is *2 Y3"),
         (b"G1 X1 (open", "a ( of a comment without its other half"),
         (b"G1 X1 close)", "a ) of a comment without its other half"),
         (b"G1 X1000000001", "X has a number beyond 1000000000"),
@@ -92,7 +98,7 @@ def test_a_malformed_line_is_told_with_its_reason(line: bytes, reason: str) -> N
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("line", [b"G5 X1", b"M117 Hello, world!", b"T0", b"G28.1", b"G029"])
+@pytest.mark.parametrize("line", [b"G5 X1", b"M117 Hello, world!", b"M117 50*2 :)", b"T0", b"G28.1", b"G029"])
 def test_a_command_that_the_printer_lacks_is_named_whatever_follows_it(line: bytes) -> None:
     with pytest.raises(Unknown) as caught:
         parse(line)
@@ -100,7 +106,7 @@ def test_a_command_that_the_printer_lacks_is_named_whatever_follows_it(line: byt
     assert str(caught.value) == line.split()[0].decode().replace("G029", "G29")
 
 
-@pytest.mark.parametrize("line", [b"N3 G90*19", b"N3 G90* 19 ; and a comment", b"G90 *110"])
+@pytest.mark.parametrize("line", [b"N3 G90*19", b"N3 G90* 19 ; and a comment", b"G90 *110", b"G90(*)*101 (*)"])
 def test_a_checksum_is_the_exclusive_or_of_the_bytes_before_it(line: bytes) -> None:
     assert parse(line) == Command("G90", {})
 
@@ -549,6 +555,24 @@ def test_a_way_too_long_to_be_drawn_is_judged_all_the_same(monkeypatch: pytest.M
     assert MOST_POINTS >= 500_000
 
 
+@pytest.mark.parametrize("jump", ["G28", "G3 X0 Y1"])
+def test_jumps_are_points_of_the_way_too(monkeypatch: pytest.MonkeyPatch, jump: str) -> None:
+    monkeypatch.setattr("gcode.simulation.MOST_POINTS", 100)
+    simulation = simulated(*[jump] * 200, "G1 X10 F3000")
+
+    assert len(simulation.path) == 100
+    assert simulation.drawn_to == 99
+    assert simulation.moves == 1
+
+
+def test_filament_on_the_way_up_is_work_without_a_layer() -> None:
+    simulation = simulated("G28", "M83", "G1 Z10 E5", "G1 X150")
+
+    assert simulation.work is Kind.EXTRUSION
+    assert simulation.travelled_mm[simulation.work] == 10
+    assert simulation.layers == set()
+
+
 def test_a_file_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gcode.simulation.MOST_LINES", 10)
     simulation = simulated("G28", "G1 X10 F3000", *[""] * 8, "G5")
@@ -560,16 +584,17 @@ def test_a_file_that_does_not_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) ->
 NUMBERS = st.one_of(st.integers(-10, 250), st.sampled_from([0.1, -0.25, 1e9, -1e9, 123456789.5]))
 
 
-@given(
-    st.lists(
-        st.builds(
-            lambda name, words: name + "".join(f" {letter}{number:.3f}" for letter, number in words.items()),
-            st.sampled_from([*WORDS]),
-            st.dictionaries(st.sampled_from("XYZEFIJRSP"), NUMBERS, max_size=5),
-        ),
-        max_size=30,
-    )
+FILES = st.lists(
+    st.builds(
+        lambda name, words: name + "".join(f" {letter}{number:.3f}" for letter, number in words.items()),
+        st.sampled_from([*WORDS]),
+        st.dictionaries(st.sampled_from("XYZEFIJRSP"), NUMBERS, max_size=5),
+    ),
+    max_size=30,
 )
+
+
+@given(FILES)
 def test_no_file_breaks_the_simulation(code: list[str]) -> None:
     simulation = simulated(*code)
 

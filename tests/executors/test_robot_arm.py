@@ -315,6 +315,26 @@ def test_a_program_that_is_wrong_fails_without_touching_the_arm(
     assert not (work / "results" / "passed.log").exists()
 
 
+@pytest.mark.parametrize(
+    ("mode", "variable", "value"),
+    [
+        ("simulate", "LIMIT_S", "2min"),
+        ("drive", "LIMIT_S", ""),
+        ("drive", "ARM_PORT", ""),
+        ("drive", "ARM_PORT", "7e3"),
+    ],
+)
+def test_a_wrong_setting_is_nobodys_verdict(tmp_path: Path, mode: str, variable: str, value: str) -> None:
+    work = submission(tmp_path, GOOD)
+    settings = {**environment(1), variable: value}
+
+    ended = subprocess.run([RUN, mode], cwd=work, env=settings, capture_output=True, text=True, check=False, timeout=60)
+
+    assert ended.returncode == 70, ended.stderr
+    assert ended.stderr.endswith("the executor itself failed; that says nothing about the work\n")
+    assert not (work / "results" / "passed.log").exists()
+
+
 def test_without_a_program_it_is_said_where_it_belongs(tmp_path: Path) -> None:
     (tmp_path / "program.txt").mkdir()
 

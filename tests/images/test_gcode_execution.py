@@ -13,6 +13,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from test_gcode import FILES
 
 Files = Mapping[str, str | bytes]
 SQUARE = "G28\nM83\nG1 Z0.2 F3000\nG1 X10 E1\nG1 Y10 E1\nG1 X0 E1\nG1 Y0 E1\n"
@@ -145,6 +148,16 @@ def test_what_is_wrong_is_told_at_its_place(
     file, line, message = run.failed[name]
     assert (file, line) == place
     assert told in message.splitlines()[0 if "more" not in told else -1]
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[*HealthCheck])
+@given(st.lists(FILES, min_size=10, max_size=10))
+@example([["G28", "M83", "G1 Z10 E5"], ["G28", "G1 Z-1"], ["G1 E5", "G3 X5"], ["G3 X5 Y1", "G1 Z5"]])
+@example([["G28"] * 600_000 + ["G1 X10"]])
+def test_no_file_breaks_the_drawing(judged: Callable[..., Judged], files: list[list[str]]) -> None:
+    run = judged({f"{number}.gcode": "\n".join(code) for number, code in enumerate(files)})
+
+    assert run.exit_code in (0, 1), run.printed
 
 
 def test_odd_properties_are_warned_of(judged: Callable[..., Judged]) -> None:

@@ -238,6 +238,7 @@ async def test_only_regular_files_of_the_program_are_adopted(judged: Judged, san
     run = """
         judge.run(["sh", "job.sh"])
         names = [*judge.copy.rglob("*"), judge.copy / "shots/folder/passwd", judge.copy / "shots/none"]
+        names += [judge.copy / "shots/no\\0name"]
         judge.adopt(names, "kept")
         judge.conclude([Check("it runs", True)])
     """
@@ -248,6 +249,59 @@ async def test_only_regular_files_of_the_program_are_adopted(judged: Judged, san
     expected = {"job.sh", "shots/a.png", "shots/hard.png", "shots/large-1.png", "shots/closed/c.png"}
     assert kept == expected | {"shots/odd\nname.png"}
     assert ended.verdict is Verdict.PASS
+
+
+PEEK = """
+python3 - $PPID <<'END'
+import os, sys
+for name, flags in ("mem", os.O_RDONLY), ("mem", os.O_RDWR), ("environ", os.O_RDONLY), ("fd", os.O_RDONLY):
+    try:
+        sys.exit(f"{name} is open: {os.open(f'/proc/{sys.argv[1]}/{name}', flags)}")
+    except PermissionError:
+        print(name, "is closed")
+END
+"""
+
+
+@MODES
+async def test_a_program_finds_neither_memory_nor_descriptors_of_the_judge(
+    judged: Judged, sandbox: dict[str, Any]
+) -> None:
+    ended = await judged(PEEK, sandbox=sandbox)
+
+    assert ended.verdict is Verdict.PASS, ended.printed
+    assert ended.printed.count("is closed") == 4
+
+
+DEEP = """
+mkdir one; echo 1 >one/file
+python3 -c '
+import os
+for number in range(1500):
+    os.mkdir("d")
+    os.chdir("d")
+    if number in (20, 40): open("file", "w").close()
+'
+"""
+
+
+@MODES
+async def test_a_tree_deeper_than_python_can_go_is_walked_as_far_as_anybody_works(
+    judged: Judged, sandbox: dict[str, Any]
+) -> None:
+    run = """
+        from judge import walk
+        judge.run(["sh", "job.sh"])
+        judge.adopt(walk(judge.copy), "kept")
+        judge.adopt([judge.copy / ("d/" * 41) / "file"], "kept")
+        judge.conclude([Check("it runs", True)])
+    """
+
+    ended = await judged(DEEP, run, sandbox=sandbox)
+
+    assert ended.verdict is Verdict.PASS, ended.printed
+    kept = [name.removeprefix("kept/") for name in ended.files if name.startswith("kept/")]
+    assert sorted(kept) == ["d/" * 21 + "file", "job.sh", "one/file"]
 
 
 async def test_files_are_adopted_only_once_nothing_can_exchange_them(judged: Judged) -> None:

@@ -5,6 +5,7 @@ The real adb is asked once, where no device is.
 
 import json
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -14,9 +15,13 @@ from typing import Any
 
 import pytest
 
+from ulos_stream import shipped
+from ulos_stream.executors.descriptor import ContainerDescriptor, read_descriptor
 from ulos_stream.images import build
 
 SOURCE = "app/src/main/java/com/example/budgetbuddy/MainActivity.kt"
+DEBUG = "app/build/outputs/apk/debug"
+APK = f"mkdir -p {DEBUG}; echo PK >{DEBUG}/app-debug.apk"
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,12 @@ def project(tmp_path: Path, built: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture
-def judged(tmp_path: Path) -> Callable[..., Outcome]:
+def judged(tmp_path: Path, built: Callable[[str], Path]) -> Callable[..., Outcome]:
     """Runs the image on a project, as its descriptor says, but for the network."""
+    descriptor = read_descriptor(built("kotlin-execution") / "executor.toml")
+    assert isinstance(descriptor, ContainerDescriptor)
 
-    def judged(project: Path, *, image: str = "android-deployer", **environment: str) -> Outcome:
+    def judged(project: Path, *, image: str = descriptor.image, **environment: str) -> Outcome:
         (tmp_path / "calls").mkdir()
         given = {
             "INNER_DIR": "",
@@ -82,6 +89,18 @@ def change(project: Path, old: str, new: str) -> None:
     source = (project / SOURCE).read_text()
     assert old in source
     (project / SOURCE).write_text(source.replace(old, new))
+
+
+def test_an_image_on_stand_ins_has_not_the_name_of_the_real_one(built: Callable[[str], Path]) -> None:
+    tried, real = (
+        read_descriptor(folder / "executor.toml")
+        for folder in (built("kotlin-execution"), shipped("executors") / "kotlin-execution")
+    )
+
+    assert isinstance(tried, ContainerDescriptor)
+    assert isinstance(real, ContainerDescriptor)
+    assert tried.image.startswith("ulos-test/")
+    assert tried.model_copy(update={"image": real.image}) == real
 
 
 def test_a_good_app_is_built_installed_launched_and_taken_away(project: Path, judged: Callable[..., Outcome]) -> None:
@@ -296,11 +315,29 @@ def test_a_build_elsewhere_is_hinted_at(project: Path, judged: Callable[..., Out
             "mkdir -p app/build/outputs/apk/debug; ln -s /etc/passwd app/build/outputs/apk/debug/app-debug.apk",
             "made no",
         ),
+        (f"{APK}; chmod 600 {DEBUG}/app-debug.apk", "app-debug.apk cannot be read"),
+        (f"{APK}; chmod 700 {DEBUG}", "app-debug.apk cannot be read"),
+        (f"mkdir -p {DEBUG}; ln -s app-debug.apk {DEBUG}/app-debug.apk", "made no"),
+        (
+            'python3 -c \'import os\nfor _ in range(1500): os.mkdir("d"); os.chdir("d")\'',
+            "The build made no app/build",
+        ),
         ("for d in /app/results results; do mkdir -p $d; touch $d/passed.log; done", "The build made no app/build"),
         ("adb connect 127.0.0.1:5555; adb kill-server; kill -9 -1", "The build made no app/build"),
         ("cat /tmp/judge-*/* && touch /tmp/judge-*/stolen", "exit code 1"),
     ],
-    ids=["exits early", "no APK", "a link", "plants a verdict", "kills", "peeks"],
+    ids=[
+        "exits early",
+        "no APK",
+        "a link",
+        "a closed file",
+        "a closed folder",
+        "a link to itself",
+        "deep",
+        "plants a verdict",
+        "kills",
+        "peeks",
+    ],
 )
 def test_a_build_that_lies_passes_nothing(
     script: str, said: str, project: Path, judged: Callable[..., Outcome]
@@ -335,6 +372,7 @@ def test_the_real_adb_finds_no_device_where_none_is(
 @pytest.fixture(scope="session")
 def real(built: Callable[[str], Path]) -> Iterator[str]:
     """The image on a base without a stand-in: with Debian's adb."""
-    build(built("kotlin-execution"), "ulos-test/android-deployer", base="ulos-debian")
-    yield "ulos-test/android-deployer"
-    subprocess.run(["docker", "rmi", "ulos-test/android-deployer"], capture_output=True, check=True)
+    image = f"ulos-test/android-deployer-{secrets.token_hex(8)}"
+    build(built("kotlin-execution"), image, base="ulos-debian")
+    yield image
+    subprocess.run(["docker", "rmi", image], capture_output=True, check=True)

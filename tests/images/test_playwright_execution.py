@@ -257,6 +257,48 @@ def test_a_process_that_outlives_its_tests_is_stopped_and_told(trial: Trial, tmp
     assert "loop that does not end" in checks["the specs can be run"]["message"]
 
 
+GARBLED = {
+    "duration": "duration: 'x'",
+    "no duration": "duration: null",
+    "no status": "status: undefined",
+    "odd status": "status: ['passed']",
+    "odd message": "errors: [{ message: {} }]",
+    "odd place": "errors: [{ message: 'x', location: { file: 5, line: 'y' } }]",
+    "far place": "errors: [{ message: 'x', location: { file: __filename, line: 0.5 } }]",
+}
+GARBLE = """\
+const send = process.send.bind(process);
+process.send = (message, ...others) => {
+  if (message.params?.method === 'testEnd') Object.assign(message.params.params, changes);
+  if (message.params?.method === 'attach') Object.assign(message.params.params, { path });
+  return send(message, ...others);
+};
+let changes = {};
+let path = 5;
+"""
+
+
+def test_what_no_playwright_would_say_of_a_test_is_its_failure(trial: Trial, tmp_path: Path) -> None:
+    tests = "".join(f"test('{name}', () => {{ changes = {{ {change} }}; }});\n" for name, change in GARBLED.items())
+    attaching = (
+        "changes = {{}}; path = {}; await test.info().attach('x', {{ body: 'x' }}); throw new Error('as it is');"
+    )
+    for name, path in (("odd path", "{}"), ("no path", "'/tmp/submission/test-results/x\\0.png'")):
+        tests += f"test('{name}', async () => {{ {attaching.format(path)} }});\n"
+    tests += "test('ends it all', () => { changes = { errors: [null] }; });\n"
+    submission = written(tmp_path / "submission", {"a.spec.js": REQUIRE + GARBLE + tests})
+
+    ending = trial.ended("quick", submission)
+
+    assert ending.word == "fail", ending.text
+    checks = report(ending.result)
+    assert {name: check["status"] for name, check in checks.items()} == dict.fromkeys(
+        ["the specs can be run", *GARBLED, "odd path", "no path", "ends it all"], "failed"
+    )
+    assert "is no result" in checks["no status"]["message"]
+    assert checks["no path"]["message"] == "Error: as it is"
+
+
 @pytest.mark.parametrize(
     ("page", "word"), [(PAGE, "pass"), (PAGE.replace("h1", "h2"), "pass"), ("<h1>Bag</h1>", "fail")]
 )

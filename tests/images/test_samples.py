@@ -20,10 +20,11 @@ SAMPLES = sorted(shipped("executors").glob("*/samples/*"))
 
 
 @pytest.fixture(scope="module")
-def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    port = read_descriptor(shipped("executors") / "robot-arm" / "executor.toml").environment["ARM_PORT"]
-    with simulated_arm(tmp_path_factory.mktemp("arm"), port=int(port)), a_trial(tmp_path_factory.mktemp("node")) as it:
-        yield it
+def trial(tmp_path_factory: pytest.TempPathFactory, executors: Path) -> Iterator[Trial]:
+    port = read_descriptor(executors / "robot-arm" / "executor.toml").environment["ARM_PORT"]
+    arm = simulated_arm(tmp_path_factory.mktemp("arm"), port=int(port))
+    with arm, a_trial(tmp_path_factory.mktemp("node"), ULOS_EXECUTORS_PATH=str(executors)) as trial:
+        yield trial
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: f"{sample.parent.parent.name}-{sample.stem}")

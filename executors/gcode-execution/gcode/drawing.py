@@ -180,6 +180,8 @@ class Drawing:
                 self._lines(axes, points, layer, color=self._colour(heights.mean()), linewidth=width)
         self._lines(axes, points, self._wrong, color=WRONG, linewidth=max(width, 1.2))
         drawn = np.flatnonzero(self._work | self._travel | self._wrong)
+        if not len(drawn):
+            return
         for index, colour, marker in ((drawn[0] - 1, START, "o"), (drawn[-1], END, "s")):
             # Both may be in one place.
             axes.plot(*points[index], marker, color=colour, ms=11 if marker == "o" else 6, mec="white", zorder=5)

@@ -1,5 +1,7 @@
 """From a line of a file to a command and its words."""
 
+import functools
+import operator
 import re
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -36,6 +38,7 @@ FLAGS = ("G28", "M84")
 """Commands whose words name axes: a number there means nothing."""
 
 _READ_BYTES = 4096
+_COMMENT = re.compile(rb"\([^()]*\)|;.*", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)"
 _NUMBERED = re.compile(r"N\s*\d+\s*")
 _COMMAND = re.compile(r"([A-Z])\s*0*(\d+(?:\.\d+)?)\s*")
@@ -76,13 +79,8 @@ def parse(line: bytes) -> Command | None:
         Malformed: It cannot be read.
         Unknown: It can, perhaps, but not by this printer.
     """
-    code = line.partition(b";")[0]
-    if b"*" in code:
-        code = _checked(code)
-    text = code.decode(errors="replace").upper()
-    if "(" in text or ")" in text:
-        text = _uncommented(text)
-    text = text.strip()
+    code = _COMMENT.sub(b" ", line) if b"(" in line else line.partition(b";")[0]
+    text = code.decode(errors="replace").upper().strip()
     if len(text) > MOST_CHARACTERS:
         raise Malformed(f"the line is longer than {MOST_CHARACTERS} characters")
     if text.startswith("N") and (numbered := _NUMBERED.match(text)):
@@ -90,15 +88,18 @@ def parse(line: bytes) -> Command | None:
     if text in ("", "%"):  # the latter begins and ends files for milling machines
         return None
     command = _COMMAND.match(text)
+    if command is not None and (name := command[1] + command[2]) not in WORDS and command[1] in "GMT":
+        raise Unknown(name)  # what follows may be any text: M117 50*2 :)
+    for mark in "()":
+        if mark in text:
+            raise Malformed(f"a {mark} of a comment without its other half")
     if command is None:
         raise Malformed(f"{shown(text)} is no command; a line begins with one, like G1 or M104")
-    name = command[1] + command[2]
-    known = WORDS.get(name)
-    if known is None:
-        if command[1] not in "GMT":
-            raise Malformed(f"{shown(text)} has no command in front; G1 is not remembered from the line before")
-        raise Unknown(name)
-    return Command(name, _words(text, command.end(), name, known))
+    if name not in WORDS:
+        raise Malformed(f"{shown(text)} has no command in front; G1 is not remembered from the line before")
+    if "*" in text:
+        text = _checked(text, line)
+    return Command(name, _words(text, command.end(), name, WORDS[name]))
 
 
 def shown(text: str, most: int = 40) -> str:
@@ -131,21 +132,12 @@ def _words(text: str, start: int, name: str, known: str) -> dict[str, float]:
     return words
 
 
-def _checked(code: bytes) -> bytes:
-    """What stands before the checksum, if that is right: the exclusive or of its bytes."""
-    code, _, told = code.partition(b"*")
-    computed = 0
-    for byte in code:
-        computed ^= byte
-    if told.strip() != b"%d" % computed:
-        given = shown(told.strip().decode(errors="replace"), 10)
+def _checked(text: str, line: bytes) -> str:
+    """What stands before the checksum, if that is right: the exclusive or of the bytes before it, comments and all."""
+    text, _, told = text.partition("*")
+    summed = line[: _COMMENT.sub(lambda comment: bytes(len(comment[0])), line).index(b"*")]
+    computed = functools.reduce(operator.xor, summed, 0)
+    if told.strip() != str(computed):
+        given = shown(told.strip(), 10)
         raise Malformed(f"the checksum is *{given}, but the line's is *{computed}: it was changed afterwards")
-    return code
-
-
-def _uncommented(text: str) -> str:
-    text = re.sub(r"\([^()]*\)", " ", text)
-    for mark in "()":
-        if mark in text:
-            raise Malformed(f"a {mark} of a comment without its other half")
     return text

@@ -174,7 +174,7 @@ class Simulation:
     @property
     def extrudes(self) -> bool:
         """Whether it prints at all; if not, what G1 to G3 do is its work."""
-        return bool(self.layers)
+        return bool(self.travelled_mm[Kind.EXTRUSION])
 
     @property
     def work(self) -> Kind:
@@ -299,14 +299,12 @@ class Simulation:
     def _jump(self, end: Position) -> None:
         """Be somewhere else, with nothing drawn on the way."""
         self._position = end
-        if self.drawn_to is None:
+        if self._has_room(1):
             self.path.add(*end, Kind.JUMP)
 
     def _draw(self, arc: Arc | None, end: Position, kind: int) -> None:
         chords = arc.chords() if arc else 1
-        if len(self.path) + chords > MOST_POINTS:
-            self.drawn_to = self.drawn_to or self._line - 1
-        if self.drawn_to is not None:
+        if not self._has_room(chords):
             return
         if arc:
             z = self.path.z[-1]
@@ -314,6 +312,12 @@ class Simulation:
                 part = number / chords
                 self.path.add(*arc.at(part), z + part * (end[2] - z), kind)
         self.path.add(*end, kind)
+
+    def _has_room(self, points: int) -> bool:
+        """Whether so many more can be drawn; after the first that cannot, nothing is."""
+        if self.drawn_to is None and len(self.path) + points > MOST_POINTS:
+            self.drawn_to = self._line - 1
+        return self.drawn_to is None
 
     def _set_feedrate(self, feedrate: float) -> None:
         fastest = self.printer.max_feedrate

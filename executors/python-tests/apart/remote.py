@@ -12,24 +12,34 @@ if TYPE_CHECKING:
 
 _ASKED_FOR = ("__annotations__", "__name__", "__qualname__")
 """Names with underscores that are the student's to give; pytest looks for many others, which would be nothing."""
-_UNARY = ("abs", "contains", "delitem", "getitem", "index", "invert", "neg", "pos", "setitem")
 _BINARY = ("add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor")
-_BUILTINS = (
-    *("bool", "bytes", "complex", "dir", "divmod", "float", "format", "hash", "int", "iter", "len", "next"),
-    *("reversed", "round", "str"),
-)
+_MEASURES = {
+    "builtins": ("bool", "complex", "float", "int", "len", "round"),
+    "math": ("ceil", "floor", "trunc"),
+    "operator": ("abs", "index", "invert", "neg", "pos"),
+}
+"""What takes an object for a number, a length or a truth, by the module that has it."""
+_LOOKS = {
+    "builtins": ("bytes", "dir", "format", "hash", "iter", "next", "reversed", "str"),
+    "operator": ("contains", "delitem", "getitem", "setitem"),
+}
+_UNKNOWN, _NONE = object(), object()
 
 
 class Remote:
     """Stands for something in the student's process: an object, or what a name leads to."""
 
-    __slots__ = ("__weakref__", "_student", "_where")
+    __slots__ = ("__weakref__", "_has_met", "_student", "_value", "_where")
+    _has_met: bool
+    """Whether the student's code made it by an operator and a value of the suite's: it may be whatever fits that."""
     _student: "Student"
+    _value: object
+    """What it is as a plain value, or that it is none, once it has been asked: it cannot tell another story later."""
     _where: int | str
 
     def __init__(self, student: "Student", where: int | str) -> None:
-        object.__setattr__(self, "_student", student)
-        object.__setattr__(self, "_where", where)
+        for name, value in (("has_met", False), ("student", student), ("value", _UNKNOWN), ("where", where)):
+            object.__setattr__(self, f"_{name}", value)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name not in _ASKED_FOR:
@@ -73,8 +83,9 @@ class Remote:
     def __subclasscheck__(self, subclass: object) -> Any:
         return self._student.named("builtins:issubclass")(subclass, self)
 
-    # An object that says of itself that it equals everything would pass every test. So only objects of the student's
-    # are compared over there; with a value of the suite's, the value that the object has is compared here.
+    # An object that says of itself that it equals everything would pass every test, and so would one that says of its
+    # difference to anything that it is nothing. So only objects of the student's are compared, and reckoned with, over
+    # there; with a value of the suite's, the value that the object has is taken here.
 
     def __eq__(self, other: object) -> Any:
         return self._compared("eq", other)
@@ -94,24 +105,80 @@ class Remote:
     def _compared(self, how: str, other: object) -> Any:
         if isinstance(other, Remote):
             return self._student.named(f"operator:{how}")(self, other)
-        value = self._student.named("apart.student:plain")(self) if isinstance(other, wire.PLAIN) else self
+        if self._has_met:
+            raise _NoValue
+        value = self._plain() if isinstance(other, wire.PLAIN) else self
         return NotImplemented if isinstance(value, Remote) else getattr(operator, how)(value, other)
 
+    def _plain(self) -> Any:
+        """The plain value that it is; something that is remote, if it is none."""
+        if self._value is not _UNKNOWN:
+            return self if self._value is _NONE else self._value
+        value = self._student.named("apart.student:plain")(self)
+        if isinstance(self._where, int) and not isinstance(value, wire.MUTABLE):
+            object.__setattr__(self, "_value", _NONE if isinstance(value, Remote) else value)
+        return value
 
-def _operation(name: str, *, is_reflected: bool = False) -> Callable[..., Any]:
+    def _operand(self, *methods: str) -> Any:
+        """The plain value that it is, unless its class has one of these methods of its own."""
+        value = self if self._has_met else self._plain()
+        if isinstance(value, Remote) or self._student.named("apart.student:has_own")(self, *methods):
+            return self
+        return value
+
+    def _made(self, name: str, *given: object) -> Any:
+        """What comes of it over there: no plain value, where the student's code has met one of the suite's."""
+        answer = self._student.named(name)(*given)
+        if any(not isinstance(value, Remote) or value._has_met for value in given):
+            if not isinstance(answer, Remote):
+                raise _NoValue
+            object.__setattr__(answer, "_has_met", True)
+        return answer
+
+
+class _NoValue(TypeError):
+    """The student's code could answer whatever passes the test."""
+
+    def __init__(self) -> None:
+        super().__init__("it is no plain value, and says itself what comes of it; take float(x) or list(x) for example")
+
+
+def _operation(name: str) -> Callable[..., Any]:
+    return lambda self, *args: self._student.named(name)(self, *args)
+
+
+def _measure(name: str) -> Callable[..., Any]:
     def method(self: Remote, *args: object) -> Any:
-        return self._student.named(name)(*args, self) if is_reflected else self._student.named(name)(self, *args)
+        return self._made(name, self, *args) if self._has_met else self._student.named(name)(self, *args)
 
     return method
 
 
-for _name in _BUILTINS:
-    setattr(Remote, f"__{_name}__", _operation(f"builtins:{_name}"))
-for _name in ("ceil", "floor", "trunc"):
-    setattr(Remote, f"__{_name}__", _operation(f"math:{_name}"))
-for _name in (*_UNARY, *_BINARY):
-    setattr(Remote, f"__{_name}__", _operation(f"operator:__{_name}__"))
+def _binary(
+    name: str, plainly: Callable[[Any, Any], Any], there: str, *, is_reflected: bool = False, is_in_place: bool = False
+) -> Callable[..., Any]:
+    methods = [f"__{kind}{name}__" for kind in ("i" * is_in_place, "", "r")]
+
+    def method(self: Remote, other: object) -> Any:
+        value = self._operand(*methods) if isinstance(other, wire.PLAIN) else self
+        if isinstance(value, Remote) or (is_in_place and isinstance(value, wire.MUTABLE)):
+            return self._made(there, *((other, self) if is_reflected else (self, other)))
+        return plainly(other, value) if is_reflected else plainly(value, other)
+
+    return method
+
+
+for _module, _names in _LOOKS.items():
+    for _name in _names:
+        setattr(Remote, f"__{_name}__", _operation(f"{_module}:{_name}"))
+for _module, _names in _MEASURES.items():
+    for _name in _names:
+        setattr(Remote, f"__{_name}__", _measure(f"{_module}:{_name}"))
 for _name in _BINARY:
-    setattr(Remote, f"__i{_name}__", _operation(f"operator:__i{_name}__"))
-    setattr(Remote, f"__r{_name}__", _operation(f"operator:__{_name}__", is_reflected=True))
+    _plainly, _there = getattr(operator, f"__{_name}__"), f"operator:__{_name}__"
+    setattr(Remote, f"__{_name}__", _binary(_name, _plainly, _there))
+    setattr(Remote, f"__r{_name}__", _binary(_name, _plainly, _there, is_reflected=True))
+    setattr(Remote, f"__i{_name}__", _binary(_name, _plainly, f"operator:__i{_name}__", is_in_place=True))
+for _pair in ("divmod", "rdivmod"):
+    setattr(Remote, f"__{_pair}__", _binary("divmod", divmod, "builtins:divmod", is_reflected=_pair[0] == "r"))
 Remote.__doc__ = property(lambda self: self._student.named("builtins:getattr")(self, "__doc__"))  # type: ignore[assignment]

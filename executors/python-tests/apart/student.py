@@ -11,6 +11,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from apart import wire
@@ -41,6 +42,11 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return kind(value)
     return operator.index(value) if hasattr(type(value), "__index__") else value
+
+
+def has_own(value: object, *methods: str) -> bool:
+    """Whether a class in Python, and no builtin one, defines one of these methods of `value`."""
+    return any(isinstance(getattr(type(value), name, None), FunctionType) for name in methods)
 
 
 class _Function:
