@@ -22,11 +22,11 @@ from sphinx.util.typing import ExtensionMetadata
 
 from ulos_stream import errors
 from ulos_stream.admission import Admission
-from ulos_stream.app import add_gauges, find_executors
 from ulos_stream.asyncapi.examples import MESSAGE_ID
 from ulos_stream.crashes.advice import ADVICE
 from ulos_stream.docs import build_document, build_site, settings_of_the_document
 from ulos_stream.errors import Crash, MalformedMessage
+from ulos_stream.parts import add_gauges, find_executors
 from ulos_stream.readiness import Readiness
 from ulos_stream.settings import MessageBroker, Node, OpenTelemetry, RemoteStorage
 from ulos_stream.telemetry import Log

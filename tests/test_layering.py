@@ -13,6 +13,7 @@ LAYERS = [
     {"commands"},
     {"demo", "docs", "trial", "scaffold", "templates"},
     {"app"},
+    {"parts"},
     {"http"},
     {"node"},
     {"asyncapi", "events", "readiness", "feed", "linting", "doctor"},
@@ -33,7 +34,7 @@ LAYERS = [
 """From top to bottom; a module may import from lower layers and from its own package."""
 
 HOMES = {
-    "faststream": {"app", "node", "events", "publishing", "producer", "topology"},
+    "faststream": {"app", "parts", "node", "events", "publishing", "producer", "topology"},
     "aiormq": {"node", "publishing", "producer", "topology"},
     "aio_pika": {"node", "producer", "topology", "demo"},
     "aioftp": {"storage"},

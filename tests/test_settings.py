@@ -8,8 +8,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from ulos_stream.app import open_storage
 from ulos_stream.errors import ConfigurationError
+from ulos_stream.parts import open_storage
 from ulos_stream.settings import BucketAccess, RemoteStorage, read_settings
 from ulos_stream.storage.s3 import S3Storage
 from ulos_stream.storage.sftp import SftpStorage

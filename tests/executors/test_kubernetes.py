@@ -17,13 +17,13 @@ from api_server import NO_NETWORK, ApiServer, baseline, docker, failure, hang_up
 from workbench import IMAGE, container, make_job, script_image
 from world import a_tree, a_world, a_zip
 
-from ulos_stream.app import find_executors
 from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorCrashed, ExecutorUnavailable
 from ulos_stream.executors import Job, Output, cluster
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.kubernetes import KubernetesExecutor
 from ulos_stream.executors.pod import Kubernetes, image_of, taking
 from ulos_stream.executors.tar import write_tar
+from ulos_stream.parts import find_executors
 from ulos_stream.settings import Node
 from ulos_stream.tasks import Verdict
 

@@ -44,8 +44,9 @@ def dev(
 
     async def command() -> int:
         from ulos_stream import shipped
-        from ulos_stream.app import create_app, find_executors
+        from ulos_stream.app import create_app
         from ulos_stream.lab import Lab, elsewhere, pyftpd, rabbitmq
+        from ulos_stream.parts import find_executors
         from ulos_stream.settings import read_node_settings, read_settings
 
         if env_file is not None:

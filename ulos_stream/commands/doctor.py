@@ -32,8 +32,8 @@ def doctor(
     """
 
     async def command() -> int:
-        from ulos_stream.app import find_executors, open_storage
         from ulos_stream.doctor import broker, machine, storage
+        from ulos_stream.parts import find_executors, open_storage
         from ulos_stream.settings import access_to, read_settings
 
         settings = read_settings()

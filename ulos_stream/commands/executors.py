@@ -18,7 +18,7 @@ def executors(as_json: AsJson = False) -> None:
     """
 
     async def command() -> int:
-        from ulos_stream.app import find_executors
+        from ulos_stream.parts import find_executors
         from ulos_stream.settings import read_node_settings
 
         registry = find_executors(read_node_settings())

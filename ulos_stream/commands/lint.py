@@ -60,7 +60,7 @@ def lint(
 
 async def _lint(task: "Task", node: "Node", *, offline: bool, draw: bool) -> "list[Remark]":
     from ulos_stream import linting
-    from ulos_stream.app import find_executors
+    from ulos_stream.parts import find_executors
 
     executors = find_executors(node)
     nowhere, unchecked = _unasked() if offline else await _ask_broker(task)

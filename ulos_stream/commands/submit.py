@@ -125,9 +125,9 @@ def _make(
 
 
 async def _submit(file: Path, task: "Task", settings: "Settings", *, wait: bool, as_json: bool) -> int:
-    from ulos_stream.app import find_executors
     from ulos_stream.errors import TopologyMismatch, Unroutable
     from ulos_stream.feed import listening
+    from ulos_stream.parts import find_executors
     from ulos_stream.settings import access_to
     from ulos_stream.tasks import hop_of
     from ulos_stream.topology.connection import connected, look
@@ -160,8 +160,8 @@ async def _submit(file: Path, task: "Task", settings: "Settings", *, wait: bool,
 async def _upload(file: Path, path: str, stage_id: str, settings: "Settings") -> None:
     """Put the zip, or what is made of the folder, to its place on the storage."""
     from ulos_stream import archive
-    from ulos_stream.app import open_storage
     from ulos_stream.errors import ArchiveRejected, ConfigurationError
+    from ulos_stream.parts import open_storage
 
     storage = open_storage(settings)
     with tempfile.TemporaryFile() if file.is_dir() else file.open("rb") as content:

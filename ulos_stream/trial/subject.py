@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from ulos_stream.app import find_executors
 from ulos_stream.errors import ConfigurationError
 from ulos_stream.executors.registry import ENTRY_POINTS, Entry, Registry
+from ulos_stream.parts import find_executors
 from ulos_stream.settings import Node
 
 Ending = Literal["pass", "fail", "crash"]
