@@ -85,7 +85,6 @@ def test_the_demo_ends_as_expected_in_a_shell_that_leads_elsewhere_and_adds_its_
         "ULOS_BROKER_TLS": "true",
         "ULOS_STORAGE_URL": "file:///nonexistent",
     }
-    elsewhere |= {"ULOS_HTTP_PORT": str(broker.port)}  # taken
     environment = {**os.environ, **elsewhere, "COLUMNS": "160", "ULOS_TRACE_FILE": str(traces)}
 
     ended = subprocess.run([*command, "demo"], capture_output=True, text=True, timeout=110, env=environment)

@@ -167,9 +167,9 @@ def _arm() -> Iterator[bool]:
 def _node(services: Lab, traces: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A node as a user starts it, and the file of its log lines."""
     executors = [shipped("executors"), shipped("samples") / "executors"]
-    left_out = {*elsewhere(os.environ), "ULOS_HTTP_PORT"}  # a node of the caller's may have that port
+    foreign = elsewhere(os.environ)
     environment = {
-        **{name: value for name, value in os.environ.items() if name not in left_out},
+        **{name: value for name, value in os.environ.items() if name not in foreign},
         **services.environment(QUEUE),
         "ULOS_EXECUTORS_PATH": os.pathsep.join(str(folder) for folder in executors),
         "ULOS_MOCK_DELAY_S": "0.5",
