@@ -74,13 +74,18 @@ def test_a_sample_configuration_exports_the_fifteen_variables(path: Path) -> Non
     assert len([name for name in names if name.startswith(("MESSAGE_BROKER_", "REMOTE_STORAGE_"))]) == 15
 
 
-def test_the_demo_ends_with_every_task_as_expected_and_adds_their_traces_to_those_of_others(
+def test_the_demo_ends_as_expected_in_a_shell_that_leads_elsewhere_and_adds_its_traces_to_those_of_others(
     broker: Broker, docker: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "ulos_stream"]
     traces = tmp_path / "traces.jsonl"
     traces.write_text("another node's\n")
-    environment = {**os.environ, "COLUMNS": "160", "ULOS_TRACE_FILE": str(traces)}
+    elsewhere = {
+        "ULOS_VIRTUAL_HOST": "production",
+        "ULOS_BROKER_TLS": "true",
+        "ULOS_STORAGE_URL": "file:///nonexistent",
+    }
+    environment = {**os.environ, **elsewhere, "COLUMNS": "160", "ULOS_TRACE_FILE": str(traces)}
 
     ended = subprocess.run([*command, "demo"], capture_output=True, text=True, timeout=110, env=environment)
     traced = subprocess.run(

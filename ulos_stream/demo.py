@@ -22,7 +22,7 @@ from rich.table import Table
 from ulos_stream import shipped
 from ulos_stream.errors import ConfigurationError, ServiceMissing
 from ulos_stream.images import docker, local_image
-from ulos_stream.lab import FtpServer, Lab, lab
+from ulos_stream.lab import FtpServer, Lab, elsewhere, lab
 
 EXCHANGE = "processing-exchange"
 QUEUE = "processing-queue"
@@ -167,8 +167,9 @@ def _arm() -> Iterator[bool]:
 def _node(services: Lab, traces: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A node as a user starts it, and the file of its log lines."""
     executors = [shipped("executors"), shipped("samples") / "executors"]
+    foreign = elsewhere(os.environ)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in foreign},
         **services.environment(QUEUE),
         "ULOS_EXECUTORS_PATH": os.pathsep.join(str(folder) for folder in executors),
         "ULOS_MOCK_DELAY_S": "0.5",

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,18 @@ GUARDED = 'exec 3<&0; (read _ <&3; kill -9 0) & exec "$@" </dev/null 3<&-'
 """Runs a command in a process group that kills itself when the pipe at its standard input closes."""
 NODE = 'epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 & exec "$0"'
 """Runs an Erlang node and its own name service in one process group."""
+
+ELSEWHERE = (
+    "ULOS_VIRTUAL_HOST",
+    "ULOS_BROKER_",
+    "ULOS_MANAGEMENT_",
+    "ULOS_STORAGE_",
+    "ULOS_ENGINE",
+    "ULOS_KUBERNETES_",
+    "ULOS_REQUIRE_EXECUTORS",
+    "ULOS_JOURNAL_KEY",
+)
+"""How those of our variables begin that say where a node's world is, or what it must have."""
 
 
 class ServiceFailed(UlosError):
@@ -398,6 +410,11 @@ class Lab:
             "REMOTE_STORAGE_PASSWORD": self.storage.password,
             **overrides,
         }
+
+
+def elsewhere(names: Iterable[str]) -> list[str]:
+    """Which of these variables lead a node away from its lab, for the lab's own do not override them."""
+    return [name for name in names if name.startswith(ELSEWHERE)]
 
 
 @contextmanager

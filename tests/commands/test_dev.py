@@ -44,19 +44,31 @@ class Dev:
         return self.process.returncode
 
 
-def exported(text: str) -> dict[str, str]:
-    """The variables that a shell has after reading `text`."""
-    shell = subprocess.run(["sh", "-c", f"{text}\nenv"], env={}, capture_output=True, text=True, check=True)
+ELSEWHERE = {
+    "ULOS_VIRTUAL_HOST": "production",
+    "ULOS_BROKER_TLS": "true",
+    "ULOS_STORAGE_URL": "file:///nonexistent",
+    "ULOS_MANAGEMENT_URL": "http://nonexistent:1",
+    "ULOS_ENGINE": "kubernetes",
+    "ULOS_REQUIRE_EXECUTORS": "nobody-has-it",
+    "ULOS_JOURNAL_KEY": "too short",
+}
+"""Of a shell that has to do with other nodes."""
+
+
+def exported(text: str, **before: str) -> dict[str, str]:
+    """The variables that a shell, which had those `before`, has after reading `text`."""
+    shell = subprocess.run(["sh", "-c", f"{text}\nenv"], env=before, capture_output=True, text=True, check=True)
     variables = dict(line.partition("=")[::2] for line in shell.stdout.splitlines())
     return {name: value for name, value in variables.items() if name.startswith(("MESSAGE_", "REMOTE_", "ULOS_"))}
 
 
 @contextlib.asynccontextmanager
-async def a_dev(tmp_path: Path, *arguments: str) -> AsyncIterator[Dev]:
+async def a_dev(tmp_path: Path, *arguments: str, **environment: str) -> AsyncIterator[Dev]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "ulos_stream", "dev", "--env-file", str(tmp_path / "dev.env"), *arguments,
         env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "ULOS_WORK_DIR": str(tmp_path),
-             "ULOS_TRACE_FILE": str(tmp_path.with_suffix(".jsonl"))},
+             "ULOS_TRACE_FILE": str(tmp_path.with_suffix(".jsonl")), **environment},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -98,6 +110,24 @@ async def test_with_its_variables_a_task_travels_and_ctrl_c_ends_all_with_0(brok
     assert [path.name for path in tmp_path.glob("ulos-*") if path != kept] == []
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", int(dev.variables["MESSAGE_BROKER_PORT"]))
+
+
+async def test_a_shell_that_leads_elsewhere_leads_neither_the_node_nor_other_terminals_there(
+    broker: Broker, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+
+    async with a_dev(tmp_path, **ELSEWHERE) as dev:
+        await dev.until_ready()
+        file = tmp_path / "dev.env"
+        variables = exported(file.read_text(), **ELSEWHERE)
+        submitted = await ulos("submit", str(tmp_path / "work"), "--route", "pass", "--wait", **variables)
+        mode = file.stat().st_mode & 0o777
+        await dev.stop()
+
+    assert submitted.stdout.splitlines()[-1:] == ["done: the route ends at pass"], submitted.stderr
+    assert variables.keys() & ELSEWHERE.keys() == {"ULOS_MANAGEMENT_URL"}
+    assert mode == 0o600
 
 
 async def test_ctrl_c_before_all_is_up_ends_it_with_130_and_leaves_nothing(broker: Broker, tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ def dev(
 ) -> None:
     """Keep a lab up, with a node in it, until Ctrl-C.
 
-    That is a private RabbitMQ, an FTP server, and all queues and exchanges that belong to them. Prints the
-    variables for other terminals; the node's log lines follow on standard error. Every executor's routing key
+    That is a private RabbitMQ, an FTP server, and all queues and exchanges that belong to them. Variables that lead
+    elsewhere, like ULOS_STORAGE_URL, do not count. Prints the variables for other terminals; the node's log lines
+    follow on standard error. Every executor's routing key
     leads to the node, on the exchange processing-exchange, and what goes to task.done or task.failed is
     collected. Ctrl-C is how it is meant to end, so then the exit code is 0; before all is up, it is 130.
     """
@@ -44,11 +45,14 @@ def dev(
     async def command() -> int:
         from ulos_stream import shipped
         from ulos_stream.app import create_app, find_executors
-        from ulos_stream.lab import Lab, pyftpd, rabbitmq
+        from ulos_stream.lab import Lab, elsewhere, pyftpd, rabbitmq
         from ulos_stream.settings import read_node_settings, read_settings
 
         if env_file is not None:
             _claim(env_file)
+        foreign = elsewhere(os.environ)
+        for name in foreign:
+            del os.environ[name]
         ours = {"ULOS_TRACE_FILE": os.environ.get("ULOS_TRACE_FILE", str(Path("ulos-traces.jsonl").absolute()))}
         if executors:
             folders = [*(folder.absolute() for folder in executors), shipped("executors")]
@@ -63,7 +67,7 @@ def dev(
             settings = read_settings()
             app = create_app(settings)
             await _declare(settings, registry)
-            _show(variables, env_file)
+            _show(variables, foreign, env_file)
             try:
                 await app.run()
             finally:
@@ -115,8 +119,9 @@ def _keys(executors: "Registry") -> "Iterator[str]":
             yield from (f"{entry.key}-{number}" for number in range(1, PREFIXED + 1))
 
 
-def _show(variables: dict[str, str], env_file: Path | None) -> None:
-    text = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+def _show(variables: dict[str, str], foreign: list[str], env_file: Path | None) -> None:
+    text = "".join(f"unset {name}\n" for name in foreign if name not in variables)
+    text += "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     print(text, end="", flush=True)
     if env_file is not None:
         env_file.touch(mode=0o600)
