@@ -40,7 +40,7 @@ def a_request(*spans: dict[str, Any], node: str = "n-1") -> str:
 
 
 def rows(task_id: str, *lines: str) -> list[tuple[int, str]]:
-    return [(row.depth, row.span.name) for row in rows_of(task_id, lambda: read_spans(lines))]
+    return [(row.depth, row.span.name) for row in rows_of(task_id, lambda: read_spans(lines))[0]]
 
 
 # What is read
@@ -82,6 +82,18 @@ def test_every_type_of_an_attribute_is_read() -> None:
 
 
 # What is drawn
+
+
+async def test_of_a_task_that_was_sent_twice_the_last_time_is_drawn_and_the_earlier_one_counted(tmp_path: Path) -> None:
+    file = tmp_path / "traces.jsonl"
+    second = a_request(a_span(7, task="t-1", trace="b"), a_span(8, parent=7, trace="b"))
+    file.write_text(second + a_request(a_span(1, task="t-1", trace="a"), a_span(3, task="t-1", trace="a")))
+
+    drawn = await ulos("trace", "t-1", str(file))
+
+    assert [line.split()[:2] for line in drawn.stdout.splitlines()[-2:]] == [["span", "7"], ["span", "8"]]
+    assert "1 stage in 2.00 s" in drawn.stdout
+    assert drawn.stderr == f"the last trace of this task; 1 earlier in {file}\n"
 
 
 async def test_a_crash_is_drawn_with_its_reason_and_a_fault_with_its_own(tmp_path: Path) -> None:

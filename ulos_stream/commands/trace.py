@@ -1,6 +1,7 @@
 """`ulos trace`: the way of one task, drawn from the traces in a file."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def trace(task_id: Task, file: File = None, as_json: AsJson = False) -> None:
     """Draw when each stage of a task ran, on which node, and how long each of its steps took.
 
+    Of a task that was sent more than once it is the last time, and a line says how many there are before it.
     Exit code 1 when the file knows no such task, 2 when there is no such file.
     """
     if file is None:
@@ -38,11 +40,13 @@ def trace(task_id: Task, file: File = None, as_json: AsJson = False) -> None:
             yield from read_spans(lines)
 
     try:
-        rows = rows_of(task_id, read)
+        rows, earlier = rows_of(task_id, read)
     except OSError as closed:
         raise typer.Exit(complain(2, f"cannot read {file}: {closed.strerror}")) from closed
     if not rows:
         raise typer.Exit(complain(1, f"{file} has no trace of a task {task_id!r}"))
+    if earlier:
+        print(f"the last trace of this task; {earlier} earlier in {plain(file)}", file=sys.stderr)
     if as_json:
         print(json.dumps([{"depth": row.depth, **asdict(row.span)} for row in rows], indent=2))
     else:

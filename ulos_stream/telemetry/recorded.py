@@ -55,22 +55,33 @@ def read_spans(lines: Iterable[str]) -> Iterator[RecordedSpan]:
             continue
 
 
-def rows_of(task_id: str, read: Callable[[], Iterable[RecordedSpan]]) -> list[Row]:
+def rows_of(task_id: str, read: Callable[[], Iterable[RecordedSpan]]) -> tuple[list[Row], int]:
     """The stages of a task, in order, each followed by what it consists of; empty when there is none.
+
+    A task that was sent more than once has a trace for each time. The rows are those of the one that began last.
 
     Args:
         task_id: The task's.
-        read: Gives all spans; called twice, so that only those of the task's traces are held in memory.
+        read: Gives all spans; called twice, so that only those of one trace are held in memory.
+
+    Returns:
+        The rows, and how many traces of the task began before theirs.
     """
-    traces = {span.trace_id for span in read() if span.attributes.get(TASK_ID) == task_id}
-    spans = sorted((span for span in read() if span.trace_id in traces), key=lambda span: (span.start_ns, -span.end_ns))
+    begun_ns: dict[str, int] = {}
+    for span in read():
+        if span.attributes.get(TASK_ID) == task_id:
+            begun_ns[span.trace_id] = min(span.start_ns, begun_ns.get(span.trace_id, span.start_ns))
+    if not begun_ns:
+        return [], 0
+    last = max(begun_ns, key=lambda trace_id: begun_ns[trace_id])
+    spans = sorted((span for span in read() if span.trace_id == last), key=lambda span: (span.start_ns, -span.end_ns))
     rows = []
     for stage in spans:
         if stage.attributes.get(TASK_ID) == task_id:
             rows.append(Row(0, stage))
             # A stage has children of one generation: its steps and its hop, below which the next stage begins.
             rows += (Row(1, s) for s in spans if s.parent_id == stage.span_id and TASK_ID not in s.attributes)
-    return rows
+    return rows, len(begun_ns) - 1
 
 
 def _spans(request: dict[str, Any]) -> Iterator[RecordedSpan]:
