@@ -108,7 +108,7 @@ class Metrics:
             self._faults.labels(fault.kind, "given_up")
         for message in get_args(Message):
             for result in ("confirmed", "unroutable", "unconfirmed"):
-                self._publishes.labels(message, result)
+                self._publishes_of(message, result)
 
     def gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when the metrics are."""
@@ -148,15 +148,12 @@ class Metrics:
 
     @contextmanager
     def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
-        result = "unconfirmed"
         try:
             yield {}
-            result = "confirmed"
-        except Unroutable:
-            result = "unroutable"
+        except Exception as failed:  # a publish that the node's end cut short has not failed, and counts as nothing
+            self._publishes_of(message, "unroutable" if isinstance(failed, Unroutable) else "unconfirmed").inc()
             raise
-        finally:
-            self._publishes_of(message, result).inc()
+        self._publishes_of(message, "confirmed").inc()
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
         self._bytes_of(step).inc(size_bytes)
