@@ -50,3 +50,5 @@ def test_a_sample_ends_as_its_name_says(sample: Path, trial: Trial, built: Calla
         assert report.verdict == ending.word.upper()
         assert "results/report.md" in ending.result
         assert "results/passed.log" not in ending.result
+        planted = [path for path in sample.glob("results/**/*") if path.is_file()]
+        assert not [path for path in planted if path.read_bytes() in ending.result.values()]
