@@ -112,6 +112,24 @@ def test_a_configuration_may_be_a_module_and_serve_the_site(ended: Callable[...,
     assert ending.word == "pass", ending.text
 
 
+def test_a_shell_of_a_spec_s_is_not_the_judge_s_user_and_writes_nothing_of_the_result(
+    ended: Callable[..., Ending],
+) -> None:
+    spec = """
+    it('has a shell', () => {
+      cy.exec('id -u').its('stdout').should('equal', '65533')
+      cy.exec('touch /mnt/tests/results/passed.log', { failOnNonZeroExit: false }).its('code').should('equal', 1)
+      cy.exec('mkdir -p cypress/screenshots && cd cypress/screenshots && touch first.png && ' +
+        `python3 -c 'import os\nfor _ in range(1500): os.mkdir("d"); os.chdir("d")'`)
+    })
+    """
+
+    ending = ended({"index.html": "", "cypress/e2e/a.cy.js": spec})
+
+    assert ending.word == "pass", ending.text
+    assert [name for name in ending.result if name.endswith(".png")] == ["results/cypress/screenshots/first.png"]
+
+
 def test_the_source_of_a_spec_shows_which_tests_are_certain_to_run(folder: Path, tmp_path: Path) -> None:
     sources = {
         "groups.cy.js": """describe('a', () => {

@@ -218,6 +218,13 @@ def test_a_mistake_is_told_where_it_is(name: str, found: dict[str, Checks]) -> N
     assert all(words in told[0]["message"] for words in said), told[0]["message"]
 
 
+def test_a_verdict_that_came_along_is_none(examine: Examine) -> None:
+    exit_code, _, checks = examine({place("nothing"): "", "results/passed.log": "", "results/report.json": "{}"})
+
+    assert exit_code == 1
+    assert [check["file"] for check in checks] == [place("nothing")]
+
+
 @pytest.mark.parametrize("name", WARNINGS)
 def test_a_trap_is_told_and_fails_nothing(name: str, found: dict[str, Checks]) -> None:
     _, said = WARNINGS[name]

@@ -103,7 +103,12 @@ def _colours(png: bytes) -> int:
     ("files", "name", "place", "told"),
     [
         ({}, "there is G-code", (None, None), "no file ends in .gcode, .gco, .g, .nc"),
-        ({"part.txt": SQUARE, "results/old.gcode": SQUARE}, "there is G-code", (None, None), "no file ends in"),
+        (
+            {"part.txt": SQUARE, "results/old.gcode": SQUARE, "results/passed.log": ""},
+            "there is G-code",
+            (None, None),
+            "no file ends in",
+        ),
         (
             {f"{number}.g": SQUARE for number in range(11)},
             "there is not too much G-code",

@@ -1,6 +1,7 @@
 """The tutorial of executors/README.md: its commands do what it says, one after the other, in one shell."""
 
 import contextlib
+import hashlib
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import ulos_stream
 from ulos_stream import shipped
 
 README = shipped("executors") / "README.md"
@@ -21,7 +23,7 @@ TEN_MINUTES_S = 600
 def test_the_tutorial_makes_tests_and_ships_an_executor(tmp_path: Path, local_base: str) -> None:
     steps = re.findall(r"```sh\n(.*?)```", README.read_text(), flags=re.DOTALL)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    begun = time.monotonic()
+    begun, before = time.monotonic(), package()
 
     shell = subprocess.Popen(
         ["bash", "-eu", "-c", "\n".join(steps)],
@@ -46,3 +48,10 @@ def test_the_tutorial_makes_tests_and_ships_an_executor(tmp_path: Path, local_ba
     assert re.search(r"^done: ", printed, flags=re.MULTILINE)
     assert re.search(rf"word-count .* yes .* long enough.*{tmp_path}/executors/word-count/executor.toml", printed)
     assert took_s < TEN_MINUTES_S
+    assert package() == before, "a new executor is a folder"
+
+
+def package() -> dict[Path, str]:
+    """What is in `ulos_stream/`, but for what Python makes of it."""
+    files = (path for path in Path(ulos_stream.__file__).parent.rglob("*") if path.is_file())
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.suffix != ".pyc"}
