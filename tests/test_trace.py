@@ -1,13 +1,16 @@
 """`ulos trace`: the way of one task, drawn from a file of traces."""
 
+import io
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from world import World, a_tree, a_world, ulos
 
+from ulos_stream.commands.trace import _drawn
 from ulos_stream.lab import Broker
 from ulos_stream.telemetry.recorded import read_spans, rows_of
 
@@ -32,6 +35,15 @@ def a_span(number: int, *, parent: int | None = None, trace: str = "t", **fields
         "attributes": about,
         **fields,
     }
+
+
+def a_crash(stage: str, reason: str) -> dict[str, Any]:
+    """A stage of the task t-1 that ended so."""
+    about = {"ulos.task.id": "t-1", "ulos.stage": stage, "error.type": "executor_crashed"}
+    said = [{"key": "exception.message", "value": {"stringValue": reason}}]
+    event = {"name": "exception", "timeUnixNano": "2000000000", "attributes": said}
+    attributes = [{"key": key, "value": {"stringValue": value}} for key, value in about.items()]
+    return a_span(1, attributes=attributes, status={"code": 2}, events=[event])
 
 
 def a_request(*spans: dict[str, Any], node: str = "n-1") -> str:
@@ -112,6 +124,32 @@ async def test_a_crash_is_drawn_with_its_reason_and_a_fault_with_its_own(tmp_pat
     assert ["span", "1", "storage", "n-1"] in [line[:4] for line in lines]
     assert ["!", "it", "is", "away"] in [line[:4] for line in lines]
     assert ["!", "fault", "of", "the", "storage:", "it", "is", "away"] in [line[:8] for line in lines]
+
+
+async def test_in_a_pipe_each_span_and_each_reason_is_a_line_and_nothing_is_cut(tmp_path: Path) -> None:
+    file = tmp_path / "traces.jsonl"
+    file.write_text(a_request(a_crash("key-" * 20, "why " * 200), a_span(2, parent=1), node="node-" * 10))
+
+    drawn = await ulos("trace", "t-1", str(file), COLUMNS="80")
+
+    _, _, stage, reason, step = drawn.stdout.splitlines()
+    assert stage.split()[:3] == ["key-" * 20, "executor_crashed", "node-" * 10]
+    assert reason.startswith(f"! {'why ' * 200}(at ")
+    assert step.startswith("  span 2 ")
+
+
+async def test_on_a_narrow_terminal_names_are_folded_and_times_stay_whole(tmp_path: Path) -> None:
+    spans = a_request(a_crash("key-" * 10, "why"), node="node-" * 10)
+    rows, _ = rows_of("t-1", lambda: read_spans([spans]))
+    terminal = Console(width=60, file=io.StringIO(), record=True)
+
+    terminal.print(_drawn("t-1", rows, 60))
+
+    shown = [line.rstrip() for line in terminal.export_text().splitlines()]
+    assert max(len(line) for line in shown) <= 60
+    assert "0 ms" in shown[2]
+    assert "1.00 s" in shown[2]
+    assert "".join(shown[2:]).count("-") == 20  # all of both names
 
 
 async def test_what_others_wrote_cannot_steer_the_terminal(tmp_path: Path) -> None:

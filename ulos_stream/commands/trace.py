@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulos_stream.commands import complain, plain
+from ulos_stream.commands import complain, console, one_line, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.bar import Bar
+    from rich.console import Group, RenderableType
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     from ulos_stream.telemetry.recorded import Happening, RecordedSpan, Row
 
-BAR_CHARS = 40
+BAR_CHARS, LEAST_BAR_CHARS = 40, 10
+GAP = 2
+"""Characters between two columns."""
 Task = Annotated[str, typer.Argument(metavar="TASK_ID", help="The task's id.")]
 File = Annotated[
     Path | None, typer.Argument(metavar="[FILE]", envvar="ULOS_TRACE_FILE", help="Traces, as OTLP JSON lines.")
@@ -50,31 +57,63 @@ def trace(task_id: Task, file: File = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([{"depth": row.depth, **asdict(row.span)} for row in rows], indent=2))
     else:
-        from rich.console import Console
+        terminal = console()
+        terminal.print(_drawn(task_id, rows, terminal.width))
 
-        Console().print(_drawn(task_id, rows))
 
-
-def _drawn(task_id: str, rows: "list[Row]") -> "Table":
-    from rich.bar import Bar
-    from rich.table import Table
+def _drawn(task_id: str, rows: "list[Row]", width: int) -> "Group":
+    """A line for each span, with its place in time; below it, across all columns, what went wrong in it."""
+    from rich.console import Group
+    from rich.text import Text
 
     begun_ns, ended_ns = min(row.span.start_ns for row in rows), max(row.span.end_ns for row in rows)
     whole_s = max(ended_ns - begun_ns, 1) / 1e9
     stages = sum(row.depth == 0 for row in rows)
-    title = plain(f"task {task_id}: {stages} stage{'s' * (stages > 1)} in {_time(whole_s)}")
-    table = Table("span", "node", "at", "took", "", title=title, box=None, pad_edge=False)
-    for row in rows:
-        span = row.span
-        at_s, end_s = (span.start_ns - begun_ns) / 1e9, (span.end_ns - begun_ns) / 1e9
-        color = "red" if span.is_error else "cyan" if row.depth else "green"
-        bar = Bar(whole_s, at_s, max(end_s, at_s + whole_s / BAR_CHARS / 8), width=BAR_CHARS, color=color)
-        node = plain(span.node) if row.depth == 0 else ""
-        table.add_row(_named(row), node, _time(at_s), _time(end_s - at_s), bar)
-        for event in span.events:
-            if row.depth == 0 or event.name == "fault":  # the error of a step is that of its stage
-                table.add_row(_told(row.depth, event), "", _time((event.at_ns - begun_ns) / 1e9))
-    return table
+    head = [Text(name, "bold") for name in ("span", "node", "at", "took")]
+    lines = [_words(row, begun_ns) for row in rows]
+    widths = _widths([max(cell.cell_len for cell in column) for column in zip(head, *lines, strict=True)], width)
+
+    title = Text(plain(f"task {task_id}: {stages} stage{'s' * (stages > 1)} in {_time(whole_s)}"))
+    drawn: list[RenderableType] = [title, _line(head, widths)]
+    for row, words in zip(rows, lines, strict=True):
+        drawn.append(_line([*words, _bar(row, begun_ns, whole_s, widths[-1])], widths))
+        drawn += [
+            _told(row.depth, event, begun_ns)
+            for event in row.span.events
+            if row.depth == 0 or event.name == "fault"  # the error of a step is that of its stage
+        ]
+    return Group(*drawn)
+
+
+def _widths(wanted: list[int], width: int) -> list[int]:
+    """Of all columns, the bars' last; where there is no room, bars get shorter first, then names are folded."""
+    name, node, *times = wanted
+    room = width - sum(times) - GAP * len(wanted)
+    bar = min(max(room - name - node, LEAST_BAR_CHARS), BAR_CHARS)
+    if name + node + bar > room:
+        node = min(node, max((room - bar) // 3, 1))
+        name = max(room - bar - node, 1)
+    return [name, node, *times, bar]
+
+
+def _line(cells: "Sequence[RenderableType]", widths: list[int]) -> "Table":
+    from rich.table import Table
+
+    line = Table.grid(padding=(0, GAP, 0, 0))
+    for width in widths:
+        line.add_column(width=width, overflow="fold")
+    line.add_row(*cells)
+    return line
+
+
+def _words(row: "Row", begun_ns: int) -> "list[Text]":
+    """Name, node, begin and duration of a span."""
+    from rich.text import Text
+
+    span = row.span
+    node = plain(span.node) if row.depth == 0 else ""
+    times_ns = (span.start_ns - begun_ns, span.end_ns - span.start_ns)
+    return [_named(row), Text(node), *(Text(_time(time_ns / 1e9)) for time_ns in times_ns)]
 
 
 def _named(row: "Row") -> "Text":
@@ -92,12 +131,23 @@ def _end(span: "RecordedSpan") -> str:
     return str(span.attributes.get("ulos.verdict") or span.attributes.get("error.type") or "")
 
 
-def _told(depth: int, event: "Happening") -> "Text":
+def _bar(row: "Row", begun_ns: int, whole_s: float, width: int) -> "Bar":
+    from rich.bar import Bar
+
+    span = row.span
+    at_s, end_s = (span.start_ns - begun_ns) / 1e9, (span.end_ns - begun_ns) / 1e9
+    color = "red" if span.is_error else "cyan" if row.depth else "green"
+    return Bar(whole_s, at_s, max(end_s, at_s + whole_s / width / 8), width=width, color=color)
+
+
+def _told(depth: int, event: "Happening", begun_ns: int) -> "Padding":
+    from rich.padding import Padding
     from rich.text import Text
 
     whose = f"fault of the {event.attributes.get('error.type')}: " if event.name == "fault" else ""
-    text = plain(f"{'  ' * depth}! {whose}{event.attributes.get('exception.message', '')}")
-    return Text(text, "yellow" if event.name == "fault" else "red")
+    words = one_line(f"! {whose}{event.attributes.get('exception.message', '')}")
+    text = f"{words} (at {_time((event.at_ns - begun_ns) / 1e9)})"
+    return Padding(Text(text, "yellow" if event.name == "fault" else "red"), (0, 0, 0, 2 * depth), expand=False)
 
 
 def _time(seconds: float) -> str:
