@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from world import Proxy, World, a_tree, a_world
+from world import LIMIT_S, Proxy, World, a_tree, a_world
 
 from ulos_stream import readiness
-from ulos_stream.errors import BrokerFault, Fault, StorageFault
+from ulos_stream.errors import BrokerFault, StorageFault
 from ulos_stream.lab import Broker
 from ulos_stream.readiness import Readiness
 from ulos_stream.telemetry import Log, LogEvent
@@ -23,7 +23,7 @@ async def world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
 class Part:
     """A part of the world, well or not."""
 
-    def __init__(self, wrong: Fault | None = None) -> None:
+    def __init__(self, wrong: Exception | None = None) -> None:
         self.wrong = wrong
 
     async def check(self) -> None:
@@ -74,6 +74,32 @@ async def test_changes_are_told_once_each() -> None:
         storage.wrong = wrong
         await watch.look()
 
+    assert log.events == ["ready", "not ready", "ready"]
+
+
+def test_nothing_is_ready_before_the_start() -> None:
+    watch = Readiness({"storage": Part().check}, Log())
+
+    assert watch.reasons == {"start": "the node is starting"}
+    assert not watch.passes("storage")
+
+
+async def test_a_check_that_breaks_is_a_reason_and_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "LOOK_S", 0.01)
+    storage, log = Part(LookupError("what is this")), Told()
+    watch = Readiness({"storage": storage.check}, log)
+
+    watch.start()
+    async with asyncio.timeout(LIMIT_S):
+        while not watch.reasons:
+            await asyncio.sleep(0.01)
+        broken = watch.reasons
+        storage.wrong = None
+        while watch.reasons:
+            await asyncio.sleep(0.01)
+    await watch.stop()
+
+    assert broken == {"storage": "the check itself failed: LookupError('what is this')"}
     assert log.events == ["not ready", "ready"]
 
 

@@ -18,13 +18,15 @@ Check = Callable[[], Awaitable[None]]
 class Readiness:
     """What keeps the node from working, by the name of the check that says so; empty when nothing does.
 
+    Before `start` that is the start itself.
+
     Args:
         checks: By name.
         log: Told of every change.
     """
 
     def __init__(self, checks: Mapping[str, Check], log: Log) -> None:
-        self.reasons: dict[str, str] = {}
+        self.reasons = {"start": "the node is starting"}
         self._checks = checks
         self._log = log
         self._looking = False
@@ -82,4 +84,6 @@ async def _ask(check: Check) -> str | None:
         return f"no answer within {ANSWER_S:g} s"
     except UlosError as wrong:
         return str(wrong)
+    except Exception as defect:  # of this package: who asks is to hear of it, again and again
+        return f"the check itself failed: {defect!r}"
     return None
