@@ -1,8 +1,11 @@
 """The node's own log lines: what they say of a task, how loud they are, and that many tasks stay readable."""
 
+import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
+import os
+import pty
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -113,6 +116,54 @@ def test_what_a_library_says_within_a_stage_names_the_task_too(capsys: pytest.Ca
     within, after = (json.loads(line) for line in capsys.readouterr().err.splitlines())
     assert (within["event"], within["task"]) == ("it is late", "t-1")
     assert "task" not in after
+
+
+HOSTILE = "550-\x1b[2J\nready\x07"
+
+
+def test_on_a_terminal_what_others_said_cannot_steer_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    with a_terminal() as said:
+        configure_logging("INFO")
+        Log().warning("fault", reason=HOSTILE, listed=[HOSTILE])
+        logging.getLogger("some.library").warning(HOSTILE)
+        try:
+            raise ValueError(HOSTILE)
+        except ValueError:
+            Log().error("stage broken", exc_info=True)
+
+    fault, library, broken, *traceback = said().splitlines()
+    assert not {"\x1b", "\x07"} & set(said())
+    assert "reason=550-\\x1b[2J\\nready\\x07" in fault
+    assert "550-\\x1b[2J\\nready\\x07" in library
+    assert "stage broken" in broken
+    assert traceback[0] == "Traceback (most recent call last):"
+    assert traceback[-2:] == ["ValueError: 550-\\x1b[2J", "ready\\x07"]
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_they_are_not_wanted(
+    monkeypatch: pytest.MonkeyPatch, no_color: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+
+    with a_terminal() as said:
+        configure_logging("INFO")
+        Log().info("ready", queue="q")
+
+    assert ("\x1b[" in said()) == coloured
+    assert "ready" in said()
+
+
+@contextlib.contextmanager
+def a_terminal() -> Iterator[Callable[[], str]]:
+    """Standard error is a terminal; what was written to it."""
+    ours, theirs = pty.openpty()
+    with open(theirs, "w") as terminal, contextlib.redirect_stderr(terminal):
+        yield lambda: said
+    said = os.read(ours, 65536).decode()
+    os.close(ours)
 
 
 def test_a_line_begins_with_what_an_eye_looks_for(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,11 @@
 """The node's own log lines: short text, structured fields, a closed set of events.
 
-On a terminal they are coloured text, elsewhere one JSON object a line. They go to standard
-error. What other systems want to know of a task travels as log messages instead.
+On a terminal they are text, coloured unless `NO_COLOR` is set, elsewhere one JSON object a line. They go to
+standard error. What other systems want to know of a task travels as log messages instead.
 """
 
 import logging
+import os
 import sys
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -89,9 +90,6 @@ def configure_logging(level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -101,7 +99,11 @@ def configure_logging(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _head_first, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _head_first,
+                *(_for_a_terminal() if sys.stderr.isatty() else [structlog.processors.JSONRenderer()]),
+            ],
             foreign_pre_chain=shared,
         )
     )
@@ -112,6 +114,24 @@ def configure_logging(level: str) -> None:
         # A dropped connection is a page of tracebacks to them; the node says it in one line.
         logging.getLogger(library).setLevel(logging.CRITICAL)
     logging.getLogger("ulos_stream").setLevel(level)
+
+
+def _for_a_terminal() -> list[structlog.typing.Processor]:
+    colors = not os.environ.get("NO_COLOR")
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return [_harmless, renderer]
+
+
+def _harmless(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Nothing that others said, a server for one, can steer the terminal or look like a line of ours."""
+    return {
+        name: _escaped(value, kept="\n\t" if name == "exception" else "") if isinstance(value, str) else value
+        for name, value in fields.items()
+    }
+
+
+def _escaped(text: str, kept: str) -> str:
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def _head_first(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
