@@ -118,6 +118,17 @@ def test_what_a_library_says_within_a_stage_names_the_task_too(capsys: pytest.Ca
     assert "task" not in after
 
 
+def test_what_a_module_of_the_node_says_by_itself_is_one_of_the_events_too(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+
+    with Log().about(task="t-1"):
+        logging.getLogger("ulos_stream.executors.engine").warning("container %s is left over", "c-1")
+
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["reason"], line["task"]) == ("notice", "container c-1 is left over", "t-1")
+    assert line["event"] in get_args(LogEvent)
+
+
 HOSTILE = "550-\x1b[2J\nready\x07"
 
 

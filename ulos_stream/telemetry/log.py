@@ -37,12 +37,15 @@ LogEvent = Literal[
     "crash report held",
     "settlement lost",
     "executor unavailable",
+    "notice",
     "device in use",
     "draining",
     "stopped",
 ]
-"""Every `event` that a log line of the node can have."""
+"""Every `event` that a log line of the node can have; `notice` is what a part of it says by itself."""
 
+PACKAGE = f"{__name__.partition('.')[0]}."
+"""How the names of its modules' loggers begin."""
 HEAD = ("timestamp", "level", "event", "task", "stage", "verdict", "code")
 """What a line begins with, where it has it: what an eye that runs down a page of them looks for."""
 
@@ -104,7 +107,7 @@ def configure_logging(level: str) -> None:
                 _head_first,
                 *(_for_a_terminal() if sys.stderr.isatty() else [structlog.processors.JSONRenderer()]),
             ],
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[_as_notice, *shared],
         )
     )
     root = logging.getLogger()
@@ -132,6 +135,12 @@ def _harmless(logger: object, method: str, fields: structlog.typing.EventDict) -
 
 def _escaped(text: str, kept: str) -> str:
     return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
+def _as_notice(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a module of this package logs by itself is one of the events, too; a library's text stays its event."""
+    record: logging.LogRecord = fields["_record"]
+    return {**fields, "event": "notice", "reason": fields["event"]} if record.name.startswith(PACKAGE) else fields
 
 
 def _head_first(logger: object, method: str, fields: structlog.typing.EventDict) -> structlog.typing.EventDict:
