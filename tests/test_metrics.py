@@ -18,7 +18,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from world import LIMIT_S, World, a_tree, a_world
 
+from ulos_stream.errors import FaultBudgetSpent, Unroutable
 from ulos_stream.lab import Broker
+from ulos_stream.tasks import Hop
+from ulos_stream.telemetry.metrics import Metrics
 
 CHART = Path(__file__).parent.parent / "helm" / "ulos-stream"
 DASHBOARD = CHART / "dashboards" / "ulos-stream.json"
@@ -124,6 +127,30 @@ async def test_routing_keys_of_tasks_make_no_new_series(world: World, scraped: S
     values = {value for _, labels in scraped.series for name, value in labels if name == "executor"}
     assert "testing" in values
     assert not any(value.startswith("testing-") for value in values)
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "result"),
+    [(None, "confirmed"), (Unroutable("x"), "unroutable"), (FaultBudgetSpent("x"), "unconfirmed")],
+)
+def test_a_publish_is_counted_by_how_it_ended(ended_by: Exception | None, result: str) -> None:
+    assert published(ended_by) == {result: 1}
+
+
+@pytest.mark.parametrize("ended_by", [asyncio.CancelledError(), GeneratorExit()])
+def test_a_publish_that_the_end_of_the_node_cut_short_is_not_counted(ended_by: BaseException) -> None:
+    assert published(ended_by) == {}
+
+
+def published(ended_by: BaseException | None) -> dict[str, float]:
+    """What is counted of one event whose publishing ends so."""
+    metrics = Metrics([], str)
+    with contextlib.suppress(BaseException), metrics.publish("event", Hop(exchange="x", routing_key="log"), "e", "m"):
+        if ended_by is not None:
+            raise ended_by
+    families = text_string_to_metric_families(metrics.render().decode())
+    samples = [sample for family in families for sample in family.samples if sample.name == "ulos_publishes_total"]
+    return {s.labels["result"]: s.value for s in samples if s.labels["message"] == "event" and s.value}
 
 
 async def test_steps_transfers_and_publishes_are_measured(world: World, scraped: Scraped) -> None:

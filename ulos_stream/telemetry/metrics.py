@@ -144,15 +144,12 @@ class Metrics:
 
     @contextmanager
     def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
-        result = "unconfirmed"
         try:
             yield {}
-            result = "confirmed"
-        except Unroutable:
-            result = "unroutable"
+        except Exception as failed:  # a publish that the node's end cut short has not failed, and counts as nothing
+            self._publishes.labels(message, "unroutable" if isinstance(failed, Unroutable) else "unconfirmed").inc()
             raise
-        finally:
-            self._publishes.labels(message, result).inc()
+        self._publishes.labels(message, "confirmed").inc()
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
         self._bytes.labels(step).inc(size_bytes)
