@@ -29,9 +29,10 @@ from ulos_stream.errors import Crash, InternalError, MalformedMessage
 from ulos_stream.events import EventPublisher, StageEvents
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
-from ulos_stream.publishing import SENT_AT, Outbox
+from ulos_stream.publishing import Outbox
 from ulos_stream.settings import Settings
 from ulos_stream.tasks import (
+    SENT_AT,
     Hop,
     MalformedCrash,
     Task,

@@ -20,14 +20,12 @@ from ulos_stream import routing
 from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
 from ulos_stream.producer import Confirmation
 from ulos_stream.retry import retry, wait_for
-from ulos_stream.tasks import Hop, MalformedCrash, Task, TaskCrash, Wire, hop_of
+from ulos_stream.tasks import SENT_AT, Hop, MalformedCrash, Task, TaskCrash, Wire, hop_of
 from ulos_stream.telemetry import Log
 from ulos_stream.telemetry.watch import Watch
 from ulos_stream.topology import check_connection, exchange, find_exchange
 
 Headers = Mapping[str, str | int]
-SENT_AT = "timestamp_in_ms"
-"""Header of every hop: when it was sent, in ms since 1970. RabbitMQ's own time stamps have this name too."""
 
 
 @dataclass(kw_only=True, eq=False)

@@ -23,6 +23,8 @@ MAX_TREE_LEVELS = 64
 MAX_TREE_NODES = 1_000
 MAX_JSON_LEVELS = 128
 """Of a body as a whole: the tree's, and some for fields that others add. `json` ends near 1,000."""
+SENT_AT = "timestamp_in_ms"
+"""Header of every task message that we send: when, in ms since 1970. RabbitMQ's own time stamps have this name too."""
 NEVER_TRAVELS = frozenset({"logMessage", "mqId"})
 """Fields of a received task that a Scala node may have added for itself."""
 

@@ -3,6 +3,7 @@
 import io
 import json
 import subprocess
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,6 +76,17 @@ async def test_a_submitted_zip_lies_on_the_ftp_server_and_its_confirmed_message_
     assert (message.message_id, message.delivery_mode, message.routing_key) == (told["message_id"], 2, "pass")
     assert [path.name for path in ftp_server.root.iterdir()] == [told["file_path"][1:]]
     assert (ftp_server.root / told["file_path"][1:]).read_bytes() == file.read_bytes()
+
+
+async def test_its_message_tells_when_it_was_sent_so_that_its_wait_can_be_measured(world: World, work: Path) -> None:
+    before_ms = time.time() * 1000 - 1
+
+    await submit(world, work, "--route", "pass")
+
+    message = await world.tasks.get(no_ack=True)
+    sent_at_ms = message.headers["timestamp_in_ms"]
+    assert isinstance(sent_at_ms, int)
+    assert before_ms < sent_at_ms <= time.time() * 1000
 
 
 async def test_a_folder_is_zipped(world: World, work: Path) -> None:

@@ -1,12 +1,13 @@
-"""Sending a dead letter on its way again."""
+"""Sending a task on its way, or a dead letter on its way again."""
 
 import asyncio
+import time
 
 import aio_pika
 from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelNotFoundEntity, PublishError
 
 from ulos_stream.errors import BrokerFault, Unroutable
-from ulos_stream.tasks import Hop
+from ulos_stream.tasks import SENT_AT, Hop
 from ulos_stream.topology.connection import Channel, Connection
 from ulos_stream.topology.reading import Letter
 
@@ -49,7 +50,7 @@ async def send(
         Unroutable: No queue takes it.
         BrokerFault: No confirmation came; whether the broker has the message is unknown.
     """
-    marks = like or Letter(body)
+    marks = like or Letter(body, headers={SENT_AT: time.time_ns() // 1_000_000})
     message = aio_pika.Message(
         body,
         message_id=message_id,
