@@ -1,5 +1,6 @@
 """The node's own log lines: what they say of a task, how loud they are, and that many tasks stay readable."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -25,7 +26,7 @@ async def world(broker: Broker, tmp_path: Path) -> AsyncIterator[World]:
         yield world
 
 
-async def test_a_hundred_tasks_are_a_hundred_lines_that_name_task_stage_message_and_trace(world: World) -> None:
+async def test_a_thousand_tasks_are_a_thousand_lines_that_name_task_stage_message_and_trace(world: World) -> None:
     keys = ["pass", "fail", "crash", "testing-1"]
     async with (
         Receiver().listening() as receiver,
@@ -33,16 +34,17 @@ async def test_a_hundred_tasks_are_a_hundred_lines_that_name_task_stage_message_
     ):
         await node.says("ready")
         before = len(node.lines)
-        for number in range(100):
+        reading = asyncio.create_task(node.says("stopped"))  # or the pipe is full before all is said
+        for number in range(1_000):
             await world.send(world.task(a_tree(keys[number % 4]), taskId=f"t-{number}"), f"m-{number}")
-        await world.hear_the_end(count=100)
+        await world.hear_the_end(count=1_000)
         node.process.terminate()
-        await node.says("stopped")
+        await reading
 
     around = ("executor unavailable", "draining", "stopped")
     lines = [line for line in node.lines[before:] if line["event"] not in around]
     traces = {span.attributes["ulos.task.id"]: span.trace_id for span in receiver.in_order("CONSUMER")}
-    assert len(lines) == 100
+    assert len(lines) == 1_000
     for line in lines:
         number = int(line["task"].removeprefix("t-"))
         crashed = keys[number % 4] == "crash"

@@ -262,9 +262,17 @@ async def test_whatever_the_dashboard_and_the_alerts_ask_for_is_there_and_not_ze
     assert sorted(asked - told) == []
 
 
+def test_a_queue_without_a_consumer_is_told_while_others_have_one() -> None:
+    [label_of_pool] = re.findall(r"podTargetLabels: \[(.*)\]", (CHART / "templates" / "monitoring.yaml").read_text())
+
+    told_apart_by = re.findall(r"sum by \((.*)\) \(ulos_check_passed\{check=\"consuming\"\}\) < 1", ALERTS.read_text())
+
+    assert told_apart_by == ["job, " + re.sub(r"\W", "_", label_of_pool)]
+
+
 def test_the_dashboard_and_the_alerts_use_labels_that_exist() -> None:
     known = {"job", "instance", "le", "version", "executor", "verdict", "code", "step", "kind", "outcome"}
-    known |= {"message", "result", "check"}
+    known |= {"message", "result", "check", "app_kubernetes_io_component"}
 
     used = {name for text in EXPRESSIONS for name in re.findall(r"(\w+)\s*(?:=~|!=|=)\s*\"", text)}
     grouped = {

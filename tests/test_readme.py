@@ -1,12 +1,14 @@
 """The README: its table of options is written by a test, and its commands for a broker are run."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import aio_pika
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from test_cli import commands
 from world import ulos
 
 from ulos_stream.lab import Broker
@@ -47,6 +49,12 @@ def test_the_table_of_options_is_what_the_settings_say() -> None:
 
 def test_every_option_says_what_it_is() -> None:
     assert [row for row in rows(Node, "ULOS_") if row.endswith("|  |\n")] == []
+
+
+def test_its_table_of_commands_has_all_of_them() -> None:
+    shown = set(re.findall(r"^\| `ulos (\w+)", README.read_text(), flags=re.MULTILINE))
+
+    assert shown == {words[0] for words in commands() if words}
 
 
 async def test_its_commands_for_a_broker_do_what_it_says(managed_broker: Broker, tmp_path: Path) -> None:

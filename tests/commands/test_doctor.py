@@ -18,7 +18,7 @@ from pyftpdlib.ioloop import IOLoop
 from pyftpdlib.servers import FTPServer
 from servers import S3Server, SftpServer
 from test_topology import api
-from workbench import RemoteLine
+from workbench import Line, RemoteLine
 from world import World, a_world, ulos
 
 from ulos_stream.doctor.storage import skew_s
@@ -317,6 +317,15 @@ async def test_an_engine_that_is_away_is_wrong_where_its_executors_are_required(
     ended, found = await examine(world, **changes)
 
     assert (ended, states(found)) == (code, {"engine": state})
+
+
+async def test_an_engine_that_answers_and_cannot_hold_its_limits_is_found(world: World) -> None:
+    async with Line() as line:
+        line.replies = {b'"SwapLimit":true': b'"SwapLimit":null'}
+        code, found = await examine(world, DOCKER_HOST=line.host, ULOS_REQUIRE_EXECUTORS="hello")
+
+    assert (code, states(found)) == (1, {"engine": "wrong"})
+    assert "it cannot limit swap (the kernel may need swapaccount=1)" in found["engine"][1]
 
 
 @pytest.mark.parametrize(("policies", "state"), [([NO_NETWORK], "well"), ([], "doubtful")], ids=["one", "none"])

@@ -17,7 +17,7 @@ from aio_pika.abc import AbstractExchange
 from world import LIMIT_S, Proxy, World, a_tree, a_world, ulos
 
 from ulos_stream import lab
-from ulos_stream.commands.watch import MOST_TASKS, Board, _table
+from ulos_stream.commands.watch import MOST_TASKS, REDRAWS_PER_S, Board, _table
 from ulos_stream.feed import News
 from ulos_stream.lab import Broker
 
@@ -128,6 +128,29 @@ async def test_on_a_terminal_the_last_task_to_move_is_on_top_of_a_table_that_sta
     assert "2 tasks, 3 events" in after
     assert after.index("t-1") < after.index("t-2")
     assert "\x1b[2J" not in screen  # never wiped, so it does not flicker
+
+
+async def test_two_hundred_events_a_second_are_all_counted_and_redrawn_a_few_times_a_second(world: World) -> None:
+    ours, theirs = pty.openpty()
+    loop = asyncio.get_running_loop()
+
+    async with watching(world, "--once", "600", stdout=theirs) as seen:
+        os.close(theirs)
+        drawn = await read_until(ours, "\x1b[?1049h")
+        reading = asyncio.create_task(read_until(ours, None))
+        began_s = loop.time()
+        for number in range(600):
+            await tell(world.exchange, taskId=f"t-{number % 100}")
+            await asyncio.sleep(began_s + (number + 1) / 200 - loop.time())
+        drawn += await reading
+        took_s = loop.time() - began_s
+        code = await seen.process.wait()
+
+    screen, _, after = drawn.partition("\x1b[?1049l")
+    assert code == 0
+    assert "100 tasks, 600 events" in after
+    assert 3 <= screen.count(" tasks, ") <= REDRAWS_PER_S * took_s + 2  # the first, and the one at the end
+    assert "\x1b[2J" not in screen
 
 
 async def test_a_hostile_text_cannot_steer_the_terminal(world: World) -> None:
