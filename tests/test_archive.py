@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import itertools
 import os
 import random
@@ -39,7 +40,7 @@ from pydantic import ValidationError
 from ulos_stream import archive as the_archive
 from ulos_stream.archive import Limits, output_name, remove_tree
 from ulos_stream.archive.rules import Member, contents, skipped
-from ulos_stream.archive.unpacking import Artifact, blocks
+from ulos_stream.archive.unpacking import Artifact, blocks, opens_at_once
 from ulos_stream.errors import ArchiveRejected, StageTimeout
 
 MIB = 1024 * 1024
@@ -336,6 +337,22 @@ def test_a_name_is_utf8_where_it_can_be_and_else_what_old_windows_wrote(
     directory = unpacked(archive, space)
 
     assert listing(directory) == {read: b"data"}
+
+
+@pytest.mark.parametrize(
+    ("archive", "at_once"),
+    [
+        (a_zip(Entry(b"large", bytes(100_000))), True),
+        (a_zip(*(Entry(b"%d" % number) for number in range(500))), False),
+        (with_zip64_end(a_zip(Entry(b"a"))), False),
+        (a_zip(Entry(b"a"))[:-2] + b"\x01\x00!", False),
+        (b"no zip", True),
+        (bytes(100), False),
+    ],
+    ids=["few", "many", "zip64", "comment", "short", "no zip"],
+)
+def test_a_zip_whose_end_tells_of_a_short_table_is_opened_at_once(archive: bytes, at_once: bool) -> None:
+    assert opens_at_once(io.BytesIO(archive)) is at_once
 
 
 @pytest.mark.parametrize("comment", [b"", b"a comment"])

@@ -43,8 +43,6 @@ from ulos_stream.tasks import Event, Task, Verdict
 from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
 
-LIGHT_ZIP_BYTES = 64 * 1024
-"""A zip that is smaller is opened within a ms, whatever is in it."""
 T = TypeVar("T")
 
 LEAST_LEASE_WAIT_S = 30.0
@@ -127,7 +125,7 @@ class Pipeline:
             self.watch.transferred("download", version.size)
         report("downloaded", f"downloaded {task.file_path}")
 
-        artifact = await self._retry(lambda: self._open(space, stack, inline=version.size <= LIGHT_ZIP_BYTES))
+        artifact = await self._retry(lambda: self._open(space, stack))
         known, done = await self._retry(lambda: self._look(task, origin, artifact))
         if done is not None:
             await self._tidy(task, origin)
@@ -149,6 +147,7 @@ class Pipeline:
                 return await self._process(task, origin, executor, known, artifact, space)
 
         verdict = await self._persistently(attempt, task.routing_tree.routing_key)
+        space.forget_artifact()
         report(_EVENTS[verdict], f"the verdict is {verdict}", verdict)
 
         with self.watch.step("upload"):
@@ -178,9 +177,10 @@ class Pipeline:
         with contextlib.suppress(StorageFault):
             await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
 
-    async def _open(self, space: Workspace, stack: contextlib.ExitStack, *, inline: bool) -> Artifact:
+    async def _open(self, space: Workspace, stack: contextlib.ExitStack) -> Artifact:
         """The downloaded artifact, open until the end of the stage."""
         with _own_disk():
+            inline = archive.opens_at_once(space.artifact)
             return await _do(lambda _: stack.enter_context(archive.opened(space.artifact, self.limits)), inline=inline)
 
     async def _look(self, task: Task, origin: Origin, artifact: Artifact) -> tuple[Journal, Done | None]:

@@ -16,6 +16,6 @@ moved: what `pack` writes, `unpack` accepts on every node with the same limits.
 from ulos_stream.archive.packing import output_name, pack
 from ulos_stream.archive.rules import Limits
 from ulos_stream.archive.tree import is_light, remove_tree
-from ulos_stream.archive.unpacking import Artifact, opened
+from ulos_stream.archive.unpacking import Artifact, opened, opens_at_once
 
-__all__ = ["Artifact", "Limits", "is_light", "opened", "output_name", "pack", "remove_tree"]
+__all__ = ["Artifact", "Limits", "is_light", "opened", "opens_at_once", "output_name", "pack", "remove_tree"]

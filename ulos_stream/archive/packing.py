@@ -26,7 +26,7 @@ from ulos_stream.errors import ArchiveRejected
 _EARLIEST_S, _LATEST_S = 315_532_800, 4_354_819_198  # 1980-01-01 and 2107-12-31 23:59:58, all that a zip can say
 LEAST_DEFLATED_BYTES = 512
 """What is smaller is stored: to set a compressor up takes longer than all the rest, and saves a few bytes."""
-LEAST_DENSE_BYTES = 4 * BLOCK_BYTES
+LEAST_DENSE_BYTES = 256 * 1024
 """What is smaller is deflated soon enough."""
 PROBE_BYTES = 8 * 1024
 """How much of a file is looked at, twice: deflate's window is four times that, and hardly finds more in it."""

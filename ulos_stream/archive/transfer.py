@@ -8,7 +8,7 @@ from typing import IO
 from ulos_stream.archive.rules import Limits, Member, shown
 from ulos_stream.errors import ArchiveRejected, StageTimeout
 
-BLOCK_BYTES = 64 * 1024
+BLOCK_BYTES = 256 * 1024
 Check = Callable[[], None]
 """Raises when it is time to stop."""
 
