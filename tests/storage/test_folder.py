@@ -1,6 +1,8 @@
 """The folder storage: its borders, and what a cancelled call leaves."""
 
 import asyncio
+import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +13,7 @@ import pytest
 from by_path import ByPath
 
 from ulos_stream.errors import ArtifactMissing, StorageFault
-from ulos_stream.storage import temporary_name
+from ulos_stream.storage import folder, temporary_name
 from ulos_stream.storage.folder import FolderStorage
 
 
@@ -141,3 +143,48 @@ def test_the_temporary_name_of_the_longest_names_is_no_longer(name: str) -> None
 
     assert 250 <= len(temporary.removeprefix("/").encode()) <= 255
     assert temporary.endswith(".tmp")
+
+
+async def test_two_nodes_do_not_replace_one_version_at_the_same_time(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(b"old")
+    (tmp_path / "target").touch()
+    version = await storage(tmp_path).download("/a.zip", tmp_path / "target")
+    sources = [tmp_path / f"source {number}" for number in range(20)]
+    for source in sources:
+        source.write_bytes(b"a new one")
+
+    uploads = (storage(tmp_path).upload(source, "/a.zip", stage_id="m", expected=version) for source in sources)
+    ended = await asyncio.gather(*uploads, return_exceptions=True)
+
+    assert sorted(str(type(end).__name__) for end in ended) == ["ArtifactChanged"] * 19 + ["NoneType"]
+
+
+async def test_a_folder_that_another_node_keeps_locked_is_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder, "LOCK_S", 0.1)
+    (tmp_path / "a.zip").write_bytes(b"old")
+    (tmp_path / "source").write_bytes(b"new")
+    frozen = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(frozen, fcntl.LOCK_EX)
+
+    with pytest.raises(StorageFault):
+        await storage(tmp_path).upload(tmp_path / "source", "/a.zip", stage_id="m")
+
+    os.close(frozen)
+    await storage(tmp_path).upload(tmp_path / "source", "/a.zip", stage_id="m")
+    assert (tmp_path / "a.zip").read_bytes() == b"new"
+
+
+async def test_a_folder_without_locks_takes_uploads_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    (tmp_path / "source").write_bytes(b"new")
+
+    await storage(tmp_path).upload(tmp_path / "source", "/a.zip", stage_id="m")
+
+    assert (tmp_path / "a.zip").read_bytes() == b"new"

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -14,6 +16,8 @@ from ulos_stream.storage import Version, temporary_name, temporary_prefix
 T = TypeVar("T")
 
 BLOCK_BYTES = 256 * 1024
+LOCK_S = 5.0
+"""Longest wait, in seconds, for another node that replaces an artifact of the same folder: it may be frozen there."""
 
 
 class FolderStorage:
@@ -67,11 +71,11 @@ class FolderStorage:
                     if writer.tell() != size:
                         raise OSError(f"{writer.tell()} of {size} bytes were read, or the upload was cancelled")
                 target = temporary.with_name(path.rpartition("/")[2])
-                if expected is not None and expected != _version_of(target):
-                    raise ArtifactChanged(f"{path!r} in {self._root} is not what was downloaded any more")
-                if not stop.is_set():
-                    temporary.replace(target)
-                    _keep(target.parent)
+                with _alone(target.parent):
+                    if expected is not None and expected != _version_of(target):
+                        raise ArtifactChanged(f"{path!r} in {self._root} is not what was downloaded any more")
+                    if not stop.is_set():
+                        temporary.replace(target)
             finally:
                 with contextlib.suppress(OSError):
                     temporary.unlink()
@@ -112,13 +116,32 @@ class FolderStorage:
             stop.set()
 
 
-def _keep(folder: Path) -> None:
-    """Have the disk know of a rename: a task that is handed over relies on it."""
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only node that looks at an artifact of this folder and replaces it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        _lock(descriptor)
+        yield
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.fsync(descriptor)  # the disk is to know of a rename: a task that is handed over relies on it
     finally:
         os.close(descriptor)
+
+
+def _lock(folder: int) -> None:
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+        except OSError:  # a file system without locks: NFS, say, has none on folders
+            return
+        time.sleep(0.001)
 
 
 def _version(status: os.stat_result) -> Version:
