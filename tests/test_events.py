@@ -9,7 +9,7 @@ from world import Proxy
 
 from ulos_stream import producer, topology
 from ulos_stream.errors import BrokerFault, Fault
-from ulos_stream.events import EventPublisher, StageEvents, Told
+from ulos_stream.events import EventPublisher, StageEvents
 from ulos_stream.lab import Broker
 from ulos_stream.retry import retry
 from ulos_stream.tasks import Hop, Task, TaskLog
@@ -25,36 +25,6 @@ TASK = Task.model_validate(
         "routingTree": {"exchange": "lab", "routingKey": "pass"},
     }
 )
-
-
-async def test_events_are_told_in_order_and_none_waits_for_the_one_before_it_to_be_confirmed() -> None:
-    told: dict[str, Told] = {}
-    before: dict[str, Told | None] = {}
-
-    def tell(event: TaskLog, event_id: str, message_id: str, last: Told | None) -> Told:
-        told[event.event], before[event.event] = asyncio.get_running_loop().create_future(), last
-        return told[event.event]
-
-    events = StageEvents(TASK, "m-1", "n-1", tell)
-    events.emit("received", "")
-    events.emit("downloaded", "")
-    waiting = asyncio.create_task(events.confirmed())
-    told["downloaded"].set_result(None)
-    await asyncio.sleep(0)
-    early = waiting.done()
-    told["received"].set_result(None)
-    await waiting
-
-    assert list(told) == ["received", "downloaded"]
-    assert before == {"received": None, "downloaded": told["received"]}
-    assert not early
-
-
-async def test_without_events_there_is_nothing_to_wait_for() -> None:
-    def tell(event: TaskLog, event_id: str, message_id: str, last: Told | None) -> Told:
-        raise AssertionError
-
-    await StageEvents(TASK, "m-1", "n-1", tell).confirmed()
 
 
 class Stand:
@@ -128,6 +98,41 @@ async def test_the_events_of_all_stages_arrive_in_the_order_in_which_they_were_t
     names = [str(number) for number in range(10)]
     assert arrived == [*((name, "received") for name in names), *((name, "downloaded") for name in names)]
     assert stand.faults == []
+
+
+async def test_a_stage_goes_on_before_its_events_are_confirmed_and_ends_only_then(broker: Broker) -> None:
+    async with a_queue(broker) as (queue, taken), a_stand(broker, queue) as stand:
+        stage = stand.stage("t")
+        stand.line.silence()
+        stage.emit("received", "")
+        stage.emit("downloaded", "")
+        ending = asyncio.create_task(stage.confirmed())
+        await asyncio.wait([ending], timeout=0.2)
+        early = ending.done()
+        stand.line.flow()
+        async with asyncio.timeout(20):
+            await ending
+        arrived = [event for _, event in await taken()]
+
+    assert not early
+    assert arrived == ["received", "downloaded"]
+
+
+async def test_an_event_that_nobody_waits_for_arrives_too(broker: Broker) -> None:
+    async with a_queue(broker) as (queue, taken), a_stand(broker, queue) as stand:
+        stand.stage("t").emit("received", "")
+        arrived: list[tuple[str, str]] = []
+        async with asyncio.timeout(20):
+            while not arrived:
+                await asyncio.sleep(0.01)
+                arrived = await taken()
+
+    assert arrived == [("t", "received")]
+
+
+async def test_without_events_there_is_nothing_to_wait_for(broker: Broker) -> None:
+    async with a_stand(broker, "no such queue") as stand, asyncio.timeout(20):
+        await stand.stage("t").confirmed()
 
 
 async def test_what_a_lost_connection_left_open_is_sent_again_in_the_order_of_its_stage(broker: Broker) -> None:
