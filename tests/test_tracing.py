@@ -190,6 +190,31 @@ async def test_what_the_sender_does_not_sample_is_not_recorded_and_travels_on(wo
     assert str(hop.raw.headers["traceparent"]).endswith("-00")
 
 
+async def test_a_node_that_does_not_trace_hands_the_context_on_as_it_came(world: World) -> None:
+    await world.listen("next")
+    sent = {"traceparent": f"{SENDER}-01", "tracestate": "a=b", "baggage": "mine", "x": 1}
+
+    async with world.node():
+        await world.send(world.task(a_tree("pass", success=a_tree("next"))), headers=sent)
+        heard = await world.hear_the_end()
+
+    [hop] = [message for message in heard if message.key == "next"]
+    assert hop.raw.headers.items() >= {"traceparent": sent["traceparent"], "tracestate": "a=b"}.items()
+    assert hop.raw.headers.keys() == {"traceparent", "tracestate", "timestamp_in_ms"}
+
+
+async def test_what_is_no_trace_context_is_not_handed_on(world: World) -> None:
+    await world.listen("next")
+
+    async with world.node():
+        headers = {"traceparent": 7, "tracestate": "x" * 513}
+        await world.send(world.task(a_tree("pass", success=a_tree("next"))), headers=headers)
+        heard = await world.hear_the_end()
+
+    [hop] = [message for message in heard if message.key == "next"]
+    assert hop.raw.headers.keys() == {"timestamp_in_ms"}
+
+
 async def test_a_sampler_of_the_environment_is_obeyed(world: World, receiver: Receiver) -> None:
     await one_stage(world, receiver, "pass", OTEL_TRACES_SAMPLER="always_off")
 

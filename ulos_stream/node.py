@@ -44,7 +44,7 @@ from ulos_stream.tasks import (
     parse_task,
 )
 from ulos_stream.telemetry import Log
-from ulos_stream.telemetry.watch import Arrival, End, Watch
+from ulos_stream.telemetry.watch import Arrival, End, Watch, trace_headers
 
 REMEMBERED_OUTCOMES = 1_000
 DETACH_S = 5.0
@@ -250,9 +250,9 @@ class Node:
                 return Outcome(False, None, contextvars.copy_context())
         about = {"task": task.task_id, "stage": task.routing_tree.routing_key, "message": message_id}
         with self._watch.stage(arrival, task) as end, self._log.about(**about):
-            return await self._carry_out_task(task, origin, end)
+            return await self._carry_out_task(task, origin, arrival, end)
 
-    async def _carry_out_task(self, task: Task, origin: Origin, end: End) -> Outcome:
+    async def _carry_out_task(self, task: Task, origin: Origin, arrival: Arrival, end: End) -> Outcome:
         message_id, context = origin.message_id, contextvars.copy_context()
         events = StageEvents(task, message_id, self._settings.node.node, self.events.tell)
         started = time.monotonic()
@@ -262,7 +262,7 @@ class Node:
         events.emit("received", f"received by {self._settings.node.node}{place}")
         try:
             async with self._turn(task):
-                verdict = await self._run(task, origin, events)
+                verdict = await self._run(task, origin, arrival, events)
         except Crash as crash:
             end(crash)
             say = self._log.error if isinstance(crash, InternalError) else self._log.warning
@@ -283,7 +283,7 @@ class Node:
             return nullcontext()
         return self._admission.turn(task.task_owner_id, entry.key, Share(entry.weight, entry.at_once))
 
-    async def _run(self, task: Task, origin: Origin, events: StageEvents) -> Verdict:
+    async def _run(self, task: Task, origin: Origin, arrival: Arrival, events: StageEvents) -> Verdict:
         """Carry the stage out and hand the task over to its next hop, if there is one."""
         try:
             done = await self._pipeline.run(task, origin, events.emit)
@@ -291,7 +291,8 @@ class Node:
             if branch is not None:
                 if not done.received:
                     hop_id = routing.hop_id(done.message_id, done.verdict)
-                    await self.outbox.hand_over(routing.next_task(task, branch), hop_id, origin.message_id)
+                    next_task = routing.next_task(task, branch)
+                    await self.outbox.hand_over(next_task, hop_id, origin.message_id, trace_headers(arrival))
                 events.emit("forwarded", f"forwarded to {branch.routing_key}", done.verdict)
         except (Crash, asyncio.CancelledError):
             raise

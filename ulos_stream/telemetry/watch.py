@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 from ulos_stream.errors import Crash, Fault
 from ulos_stream.tasks import Hop, Task, Verdict
 
+TRACE_CHARS = 512
+"""The longest `tracestate` that has to be handed on (W3C Trace Context, section 3.3.1.5)."""
 Step = Literal["download", "unpack", "execute", "pack", "upload"]
 Transfer = Literal["download", "upload"]
 Message = Literal["hop", "event", "crash"]
@@ -33,6 +35,12 @@ class Arrival:
     """As received, and so of any type."""
     sent_at_s: float | None
     """When it was published, in seconds since 1970; None when that is not known, or was before an earlier delivery."""
+
+
+def trace_headers(arrival: Arrival) -> dict[str, str]:
+    """What a message says of its trace (W3C Trace Context): a node that does not trace hands it on as it came."""
+    found = ((name, arrival.headers.get(name)) for name in ("traceparent", "tracestate"))
+    return {name: value for name, value in found if isinstance(value, str) and len(value) <= TRACE_CHARS}
 
 
 class Watch(Protocol):
