@@ -326,6 +326,7 @@ async def test_an_engine_that_answers_and_cannot_hold_its_limits_is_found(world:
 
     assert (code, states(found)) == (1, {"engine": "wrong"})
     assert "it cannot limit swap (the kernel may need swapaccount=1)" in found["engine"][1]
+    assert "start Docker" not in found["engine"][2]
 
 
 @pytest.mark.parametrize(("policies", "state"), [([NO_NETWORK], "well"), ([], "doubtful")], ids=["one", "none"])

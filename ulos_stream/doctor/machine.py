@@ -9,7 +9,7 @@ from ulos_stream.doctor import Diagnosis
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, NodeFault
 from ulos_stream.executors.cluster import Cluster
 from ulos_stream.executors.disk import MIB, Unlimited, enclose
-from ulos_stream.executors.engine import Engine
+from ulos_stream.executors.engine import Engine, Unfit
 from ulos_stream.executors.registry import Registry
 from ulos_stream.settings import Settings
 from ulos_stream.workspace import NodeDirectory, Workspace
@@ -92,6 +92,8 @@ async def _docker(settings: Settings) -> Diagnosis:
     engine = Engine(node.docker_host, node.node, certificates=node.docker_cert_path, call_s=ANSWER_S)
     try:
         told = await engine.ask(lambda docker: docker.version())
+    except Unfit as unfit:
+        return Diagnosis("engine", "wrong", str(unfit), "repair that, or let DOCKER_HOST name another engine")
     except (ExecutorUnavailable, EngineFault) as away:
         remedy = "start Docker, or check DOCKER_HOST and that this user may use its socket"
         if not engine.is_local:

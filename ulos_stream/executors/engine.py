@@ -56,6 +56,10 @@ class Refused(EngineFault):
         self.status = status
 
 
+class Unfit(ExecutorUnavailable):
+    """The engine answers, and cannot hold what it must."""
+
+
 class NoEngine(ExecutorUnavailable):
     """Nothing on this node looks like a container engine, not even one that is down."""
 
@@ -286,7 +290,7 @@ class Engine:
         try:
             info = await docker.system.info()
             if reason := shortcoming(info):
-                raise ExecutorUnavailable(f"untrusted code does not run on this container engine: {reason}")
+                raise Unfit(f"untrusted code does not run on this container engine: {reason}")
             self.cpus = float(info["NCPU"])
         except BaseException:
             await docker.close()
