@@ -4,13 +4,16 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from conftest import required
 from world import NodeProcess, ulos
 
+from ulos_stream import lab
 from ulos_stream.lab import Broker, FtpServer
 from ulos_stream.settings import MessageBroker, Node, RemoteStorage, read_settings
 
@@ -81,16 +84,23 @@ def test_nodes_start_when_their_queue_is_there_and_end_after_their_stages() -> N
     assert int(node["stop_grace_period"].rstrip("s")) > Node().grace_s
 
 
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """A broker of its own: what its topology declares has the names that other tests use, too."""
+    with required(), lab.rabbitmq() as broker:
+        yield broker
+
+
 async def test_its_commands_and_those_of_the_readme_carry_a_sample_through_a_node(
-    broker: Broker, pyftpd_server: FtpServer, tmp_path: Path
+    own_broker: Broker, pyftpd_server: FtpServer, tmp_path: Path
 ) -> None:
     here = {
         "PATH": "/usr/bin:/bin",
         **environment("node"),
-        "MESSAGE_BROKER_HOST": broker.host,
-        "MESSAGE_BROKER_PORT": str(broker.port),
-        "MESSAGE_BROKER_USERNAME": broker.username,
-        "MESSAGE_BROKER_PASSWORD": broker.password,
+        "MESSAGE_BROKER_HOST": own_broker.host,
+        "MESSAGE_BROKER_PORT": str(own_broker.port),
+        "MESSAGE_BROKER_USERNAME": own_broker.username,
+        "MESSAGE_BROKER_PASSWORD": own_broker.password,
         "REMOTE_STORAGE_HOST": pyftpd_server.host,
         "REMOTE_STORAGE_PORT": str(pyftpd_server.port),
         "REMOTE_STORAGE_USERNAME": pyftpd_server.username,
