@@ -30,7 +30,7 @@ SETTLED_S = 150.0
 SILENT_S = 4.0
 """Seconds without a message, with nothing queued and no node at work, after which nothing more will come."""
 
-UNSETTLED_S = 30.0
+UNSETTLED_S = 60.0
 """Seconds after which a node that never settles a task whose end is known is not waited for."""
 
 REDELIVERY = "a second delivery of some task"
