@@ -72,6 +72,12 @@ class Node:
                 self._heard.clear()
                 await self._heard.wait()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether that is what it said last."""
+        said = [line["event"] for line in self.lines if line.get("event") in ("ready", "not ready")]
+        return said[-1:] == ["ready"]
+
     async def restart(self) -> None:
         """Start again and wait until it is ready."""
         since = len(self.lines)

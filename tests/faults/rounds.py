@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractChannel
 from ulos_stream.images import docker
 from ulos_stream.lab import Broker, FtpServer, Lab
 
-from .invariants import Evidence, Fault, Outage
+from .invariants import RESUMED_S, Evidence, Fault, Outage
 from .ledger import Ledger, Line
 from .nodes import Node, bare_environment
 from .poller import Poller
@@ -201,6 +201,8 @@ class Round:
     async def judge(self) -> Evidence:
         """Wait for the end of everything, stop the nodes, let a fresh one sweep, and gather what is left."""
         await self._come_to_rest()
+        if self.outages:
+            await self._all_ready()
         missed = [*self.awaited]
         # The kill of one task's node may spare others the points where theirs was planned: not most of them.
         if 2 * len(self.plan) > self.planned:
@@ -229,6 +231,12 @@ class Round:
             patient = time.monotonic() > deadline - SETTLED_S + UNSETTLED_S
             if (quiet or (all_ended and patient)) and not starting and not await self._waiting():
                 return
+            await asyncio.sleep(0.1)
+
+    async def _all_ready(self) -> None:
+        """Wait until no node says any more that it cannot work, or `readiness` has a right to complain."""
+        deadline = time.monotonic() + RESUMED_S
+        while time.monotonic() < deadline and not all(node.is_ready for node in self.nodes):
             await asyncio.sleep(0.1)
 
     async def _waiting(self) -> int:
