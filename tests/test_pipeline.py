@@ -8,7 +8,7 @@ import pytest
 from world import a_zip
 
 from ulos_stream import archive
-from ulos_stream.errors import ArtifactChanged, Fault, FaultBudgetSpent, StorageFault
+from ulos_stream.errors import ArtifactChanged, Fault, FaultBudgetSpent
 from ulos_stream.executors.registry import build_registry
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
@@ -76,15 +76,22 @@ class Stand:
 
 
 async def test_a_stage_whose_artifact_changes_under_it_begins_anew_after_a_pause_that_is_told(tmp_path: Path) -> None:
-    storage = Storage(changes=2)
+    storage = Storage(changes=3)
     stand = Stand(tmp_path, storage, budget_s=60)
 
     verdict = await stand.run()
 
     assert verdict is Verdict.PASS
-    assert storage.downloads == 3
+    assert storage.downloads == 4
     assert [reason for reason, _ in stand.told] == ["the stage begins anew: '/a.zip' is another one"] * 2
     assert all(wait_s > 0 for _, wait_s in stand.told)
+
+
+async def test_a_stage_looks_at_a_changed_artifact_once_whatever_the_budget(tmp_path: Path) -> None:
+    stand = Stand(tmp_path, Storage(changes=1), budget_s=0)
+
+    assert await stand.run() is Verdict.PASS
+    assert stand.told == []
 
 
 async def test_an_artifact_that_never_holds_still_is_a_crash_when_the_budget_is_spent(tmp_path: Path) -> None:
@@ -96,15 +103,19 @@ async def test_an_artifact_that_never_holds_still_is_a_crash_when_the_budget_is_
     assert storage.downloads < 10
 
 
-async def test_a_pipeline_is_not_well_as_long_as_a_stage_stands_still(tmp_path: Path) -> None:
-    stand = Stand(tmp_path, Storage(changes=1), budget_s=60)
-    meanwhile: list[type[Fault]] = []
+@pytest.mark.parametrize(("trouble_s", "expected"), [(10.0, 1), (-10.0, 0)])
+async def test_a_pipeline_is_not_well_as_long_as_a_stage_stands_still(
+    trouble_s: float, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ulos_stream.pipeline.TROUBLE_S", trouble_s)
+    stand = Stand(tmp_path, Storage(changes=2), budget_s=60)
+    meanwhile: list[str] = []
 
     async def look() -> None:
         try:
             await stand.pipeline.check()
         except Fault as fault:
-            meanwhile.append(type(fault))
+            meanwhile.append(str(fault))
 
     download = stand.pipeline.storage.download
 
@@ -116,4 +127,4 @@ async def test_a_pipeline_is_not_well_as_long_as_a_stage_stands_still(tmp_path: 
     await stand.run()
     await stand.pipeline.check()
 
-    assert meanwhile == [StorageFault]
+    assert meanwhile == ["the stage begins anew: '/a.zip' is another one"] * expected

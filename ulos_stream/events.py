@@ -4,7 +4,7 @@
                                                                     └── what it did not confirm: again, each by itself
 
 All stages of a node share one line, so that what they tell in the same turn of the event loop goes out together and
-none of it needs a task or a clock of its own. Only what a fault has met does.
+none of it needs a task of its own. Only what a fault has met does.
 """
 
 import asyncio
@@ -64,8 +64,8 @@ class StageEvents:
 
     async def confirmed(self) -> None:
         """Wait until the broker has confirmed every event so far."""
-        for told in self._told:
-            await told
+        if pending := [told for told in self._told if not told.done()]:
+            await asyncio.wait(pending)  # whose cancellation is not theirs
 
 
 @dataclass(slots=True, eq=False)

@@ -45,6 +45,8 @@ from ulos_stream.workspace import NodeDirectory, Workspace
 
 T = TypeVar("T")
 
+TROUBLE_S = 10.0
+"""Seconds after the begin of another attempt from which on it seems to go well: a run may last for hours."""
 LEAST_LEASE_WAIT_S = 30.0
 """Seconds that each attempt at a stage waits for its device at least: to take an idle one needs a moment."""
 
@@ -82,8 +84,8 @@ class Pipeline:
     delivery_timeout_s: float = 1_800
     """Seconds for which the broker lets this node hold a message."""
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    _troubles: dict[object, Fault] = field(default_factory=dict)
-    """What is tried again now."""
+    _troubles: dict[object, tuple[Fault, float]] = field(default_factory=dict)
+    """What is tried again now, and until when it counts as standing still."""
 
     async def run(self, task: Task, origin: Origin, report: Report) -> Done:
         """Carry out the current stage of `task`, up to the uploaded result, unless it is done already.
@@ -92,24 +94,32 @@ class Pipeline:
             Crash: The stage could not be carried out; the artifact on the storage is as it was.
         """
         async with self._locks.setdefault(task.file_path, asyncio.Lock()):
-            return await self._retry(lambda: self._attempt(task, origin, report))
+            try:
+                return await self._attempt(task, origin, report)
+            except ArtifactChanged:  # perhaps by this very stage, on another node: its journal tells
+                return await self._retry(lambda: self._begin_anew(task, origin, report))
 
     async def check(self) -> None:
         """See that no stage stands still for what is around the node.
 
         Raises:
-            Fault: One does.
+            Fault: One did, and has not been attempted for long enough since to say that it goes on.
         """
-        for fault in self._troubles.values():
-            raise type(fault)(str(fault))
+        for fault, until in self._troubles.values():
+            if time.monotonic() < until:
+                raise Fault(str(fault))
+
+    async def _begin_anew(self, task: Task, origin: Origin, report: Report) -> Done:
+        try:
+            return await self._attempt(task, origin, report)
+        except ArtifactChanged as changed:
+            raise StorageFault(f"the stage begins anew: {changed}") from changed
 
     async def _attempt(self, task: Task, origin: Origin, report: Report) -> Done:
         space = self.directory.new_stage()
         try:
             with contextlib.ExitStack() as opened:
                 return await self._carry_out(task, origin, space, opened, report)
-        except ArtifactChanged as changed:  # perhaps by this very stage, on another node: its journal tells
-            raise StorageFault(f"the stage begins anew: {changed}") from changed
         finally:
             if space.is_light:
                 space.remove()
@@ -297,7 +307,7 @@ class Pipeline:
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
         def report(fault: Fault, wait_s: float) -> None:
-            self._troubles[report] = fault
+            self._troubles[report] = fault, time.monotonic() + wait_s + TROUBLE_S
             self.watch.fault(fault)
             self.report_fault(fault, wait_s)
 

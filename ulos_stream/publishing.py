@@ -53,7 +53,7 @@ class Outbox:
     async def hand_over(self, task: Task, hop_id: str, message_id: str, carried: Headers) -> None:
         """Publish `task` to the root of its tree, with the id `hop_id`, on behalf of the message `message_id`.
 
-        It takes the headers `carried` along, unless this node has some of its own by those names.
+        It takes the headers `carried` along, unless this node traces it itself.
 
         Raises:
             Unroutable: No queue takes it.
@@ -61,7 +61,7 @@ class Outbox:
         """
         hop = hop_of(task.routing_tree)
         with self.watch.publish("hop", hop, hop_id, message_id) as watched:
-            headers: Headers = {**carried, **watched, SENT_AT: time.time_ns() // 1_000_000}
+            headers: Headers = {**(watched or carried), SENT_AT: time.time_ns() // 1_000_000}
             if hop.exchange and hop.exchange not in self._known_exchanges:
                 await self.persistently(lambda: find_exchange(self.broker, hop.exchange))
                 self._known_exchanges.add(hop.exchange)

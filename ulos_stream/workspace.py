@@ -25,7 +25,8 @@ from ulos_stream.executors.disk import is_enclosed, release, withdraw
 PREFIX = "ulos-node-"
 MOST_BYTES_IN_MEMORY = 1280 * 1024
 """Of each of a stage's own files; what is larger is on disk. A stage of 1 MiB takes a fifth less time in memory. As the
-artifact goes when the result is there, twice this, times the stages at once, bounds the memory that they take."""
+artifact goes when the result is there, twice this, times the stages at once, and once this for each that is packed now,
+bounds the memory that they take."""
 LEAST_ROOM_BYTES = 32 * 1024 * 1024
 """Below this, a file system in memory is left alone: a container has 64 MiB of it by default."""
 LEAST_FREE_BYTES = 1024 * 1024
@@ -86,9 +87,10 @@ class Workspace:
             return False
 
     def forget_artifact(self) -> None:
-        """Free what the artifact takes: the result is made."""
-        self.artifact.seek(0)
-        self.artifact.truncate()
+        """Free the memory that the artifact takes: the result is made."""
+        if self.artifact.seek(0, os.SEEK_END) <= MOST_BYTES_IN_MEMORY:
+            self.artifact.seek(0)
+            self.artifact.truncate()
 
     def move(self, parent: Path) -> None:
         """Have `files` in another directory of the node, from the next `empty` on."""

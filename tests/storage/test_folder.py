@@ -188,3 +188,22 @@ async def test_a_folder_without_locks_takes_uploads_all_the_same(
     await storage(tmp_path).upload(tmp_path / "source", "/a.zip", stage_id="m")
 
     assert (tmp_path / "a.zip").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS])
+async def test_a_folder_that_cannot_be_synced_takes_uploads_all_the_same(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(number, "not here")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    (tmp_path / "source").write_bytes(b"new")
+
+    await storage(tmp_path).upload(tmp_path / "source", "/a.zip", stage_id="m")
+
+    assert (tmp_path / "a.zip").read_bytes() == b"new"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -125,7 +126,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.fsync(descriptor)  # the disk is to know of a rename: a task that is handed over relies on it
+        try:  # the disk is to know of a rename: a task that is handed over relies on it
+            os.fsync(descriptor)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):  # a file system that has no such thing
+                raise
     finally:
         os.close(descriptor)
 

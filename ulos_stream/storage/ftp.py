@@ -28,7 +28,7 @@ LISTING_BYTES = 8 * 1024 * 1024
 TIDY_S = 5.0
 """Longest time for removing what a broken upload left, in seconds."""
 MODIFIED_S = 1.0
-"""MDTM tells whole seconds: in a shorter time than this it would hardly tell a change."""
+"""A stage that is done sooner than this, in seconds, saves the question for the time; MDTM tells whole seconds."""
 T = TypeVar("T")
 _ANNOUNCED = re.compile(r"\((\d+) bytes\)\W*$", re.ASCII)
 """How most servers end the reply with which a download begins; RFC 959 leaves its text to them."""
