@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeVar
 from ulos_stream.errors import EngineFault, ExecutorUnavailable, UlosError
 from ulos_stream.executors.apiserver import CALL_S, ApiServer, Away
 from ulos_stream.executors.engine import Refused
-from ulos_stream.executors.pod import Kubernetes, waiting_for
+from ulos_stream.executors.pod import Kubernetes
+from ulos_stream.executors.podstate import waiting_for
 
 if TYPE_CHECKING:
     from lightkube import AsyncClient

@@ -19,19 +19,8 @@ from ulos_stream.executors.container import KILLED, LATE_S
 from ulos_stream.executors.descriptor import ContainerDescriptor
 from ulos_stream.executors.directory import Overgrown
 from ulos_stream.executors.engine import Refused
-from ulos_stream.executors.pod import (
-    GIVE,
-    End,
-    end_of,
-    has_started,
-    is_receiving,
-    limits,
-    manifest,
-    name_of,
-    refusal,
-    state_of,
-    taking,
-)
+from ulos_stream.executors.pod import GIVE, limits, manifest, name_of, refusal, taking
+from ulos_stream.executors.podstate import End, end_of, has_started, is_receiving, state_of
 from ulos_stream.executors.printed import Printed
 from ulos_stream.executors.sandbox import MIB
 from ulos_stream.executors.tar import Limited, TooMuch, unpack, write_tar
