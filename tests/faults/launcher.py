@@ -17,7 +17,7 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -92,7 +92,8 @@ def watch_the_way() -> None:
     from ulos_stream.executors.process import ProcessExecutor
     from ulos_stream.node import Node
     from ulos_stream.publishing import Outbox
-    from ulos_stream.storage.ftp import FtpStorage, _Client
+    from ulos_stream.storage.ftp import FtpStorage
+    from ulos_stream.storage.ftpclient import FtpClient, Transfer
 
     _mark_stage(Node)
     watch(FtpStorage, "download", after="downloaded")
@@ -102,9 +103,9 @@ def watch_the_way() -> None:
     for executor in (ProcessExecutor, ContainerExecutor):
         watch(executor, "run", after="executed")
     watch(archive, "pack", after="packed")
-    _halve_uploads(_Client)
-    watch(_Client, "size", before="stored", when=lambda client, path: ".ulos-" in path)
-    watch(_Client, "ask", before="renaming", after="renamed", when=_renames)
+    _halve_uploads(Transfer)
+    watch(FtpClient, "size", before="stored", when=lambda client, path: ".ulos-" in path)
+    watch(FtpClient, "ask", before="renaming", after="renamed", when=_renames)
     watch(Outbox, "hand_over", before="handing over", after="handed over")
     watch(Outbox, "report_crash", before="reporting", after="reported")
     watch(RabbitMessage, "ack", before="settling", after="acknowledged")
@@ -137,34 +138,21 @@ def _mark_stage(node: Any) -> None:
     node.receive = marked
 
 
-def _halve_uploads(client: Any) -> None:
-    data = client.data
+def _halve_uploads(transfer: Any) -> None:
+    """An upload stands still in the middle of its first block."""
+    write, stood = transfer.write, set[object]()
 
-    @contextlib.asynccontextmanager
-    async def halved(self: object, command: str) -> AsyncIterator[tuple[Any, Any, str]]:
-        async with data(self, command) as (reader, writer, opening):
-            yield reader, _Halving(writer) if command.startswith("STOR") else writer, opening
-
-    client.data = halved
-
-
-class _Halving:
-    """A stream writer that stands still in the middle of its first block."""
-
-    def __init__(self, writer: Any) -> None:
-        self._writer = writer
-        self._stood = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._writer, name)
-
-    def write(self, block: bytes) -> None:
+    @functools.wraps(write)
+    async def halved(self: object, block: bytes) -> bool:
         half = len(block) // 2
-        self._writer.write(block[:half])
-        if not self._stood:
-            self._stood = True
+        if self not in stood:
+            stood.add(self)
+            await write(self, block[:half])
             announce("storing")
-        self._writer.write(block[half:])
+            block = block[half:]
+        return bool(await write(self, block))
+
+    transfer.write = halved
 
 
 def end_with_parent() -> None:

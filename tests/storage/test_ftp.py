@@ -647,6 +647,28 @@ async def test_an_artifact_that_vanished_before_the_transfer_or_is_forbidden_is_
         await connect(stub).download(ARTIFACT, tmp_path / "a")
 
 
+@pytest.mark.parametrize("line", ["213-and then\r\n", "2"], ids=["lines", "line"])
+async def test_a_reply_without_end_is_a_fault(line: str, stub: Stub, connect: Connect, tmp_path: Path) -> None:
+    async def talk(session: Session, _: str) -> None:
+        while True:
+            session.writer.write(line.encode() * 1000)
+            await session.writer.drain()
+
+    stub.on["SIZE"] = talk
+
+    with pytest.raises(StorageFault, match="a reply of more than 65536 bytes"):
+        await connect(stub).download(ARTIFACT, tmp_path / "a")
+    await until(lambda: stub.open == 0)
+
+
+async def test_a_reply_of_several_lines_is_one_reply(stub: Stub, connect: Connect, tmp_path: Path) -> None:
+    stub.on["MDTM"] = lambda session, _: refuse(session, "213-not yet\r\n 213 nor now\r\n213 20261124080000")
+
+    await connect(stub).download(ARTIFACT, tmp_path / "a")
+
+    assert (tmp_path / "a").read_bytes() == OLD
+
+
 @pytest.mark.parametrize("reply", ["500 what", "502 not yet"])
 async def test_a_server_without_size_is_a_fault_that_says_so(
     reply: str, stub: Stub, connect: Connect, tmp_path: Path

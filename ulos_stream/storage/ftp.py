@@ -1,37 +1,27 @@
-"""Artifacts on an FTP server, plain or with explicit TLS, over a pool of kept connections.
-
-aioftp connects and logs in. From then on its two streams are spoken on directly, which costs a third: an operation
-has one time limit as a whole, not one for each line, and no throttle. Data connections are opened here too: aioftp's
-begin TLS before they send the command, vsftpd after it has the command, and both would wait for ever.
-"""
+"""Artifacts on an FTP server, plain or with explicit TLS, over a pool of kept connections."""
 
 import asyncio
 import contextlib
 import os
-import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 import aioftp
-from aioftp.common import SSLSessionBoundContext
 from pydantic import SecretStr
 
 from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.storage import Version, temporary_name, temporary_prefix
+from ulos_stream.storage.ftpclient import FtpClient, Missing, Refused, Unusable
 
 BLOCK_BYTES = 256 * 1024
-LISTING_BYTES = 8 * 1024 * 1024
-"""The longest listing of a folder that is read: some hundred thousand names."""
 TIDY_S = 5.0
 """Longest time for removing what a broken upload left, in seconds."""
 MODIFIED_S = 1.0
 """A stage that is done sooner than this, in seconds, saves the question for the time; MDTM tells whole seconds."""
 T = TypeVar("T")
-_ANNOUNCED = re.compile(r"\((\d+) bytes\)\W*$", re.ASCII)
-"""How most servers end the reply with which a download begins; RFC 959 leaves its text to them."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,7 +48,7 @@ class FtpStorage:
 
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.connections)
-        self._idle: list[_Client] = []
+        self._idle: list[FtpClient] = []
         self._tidying: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -71,20 +61,20 @@ class FtpStorage:
                 raise ArchiveRejected(f"{path!r} has {size} bytes, and {self.max_bytes} are allowed")
             return size
 
-        async def fetch(client: _Client) -> Version:
+        async def fetch(client: FtpClient) -> Version:
             try:
                 began_s, modified = time.monotonic(), await client.modified(path)
                 asked = None if client.announces else bounded(await client.size(path))
-                count = target.seek(0)
+                target.seek(0)
                 target.truncate()
-                async with client.data(f"RETR {path}") as (reader, _, opening):
-                    size = bounded(client.size_to_come(opening, asked))
-                    while count <= size and (block := await reader.read(BLOCK_BYTES)):
-                        count += target.write(block)
-                if count != size:  # the server may have reported success all the same
-                    raise _Unusable(f"{count} bytes came, and {size} were announced")
+                transfer, opening = await client.transfer(f"RETR {path}", target.write, self.max_bytes)
+                transfer.most = size = bounded(client.size_to_come(opening, asked))
+                await transfer.ended()
+                await client.ask(None, "2")
+                if transfer.count != size:  # the server may have reported success all the same
+                    raise Unusable(f"{transfer.count} bytes came, and {size} were announced")
                 return Version(size, modified, began_s)
-            except _Missing as exc:
+            except Missing as exc:
                 raise ArtifactMissing(f"there is no {path!r} on {self.host}:{self.port}: {exc}") from exc
 
         return await self._run(f"download of {path!r}", fetch)
@@ -93,20 +83,19 @@ class FtpStorage:
         temporary = temporary_name(path, stage_id)
         begun = False
 
-        async def replace(client: _Client) -> None:
+        async def replace(client: FtpClient) -> None:
             nonlocal begun
             begun = True
             size = source.seek(0, os.SEEK_END)
             source.seek(0)
-            async with client.data(f"STOR {temporary}") as (_, writer, _):
-                # When the server breaks off, its reply on the control connection says why.
-                with contextlib.suppress(ConnectionError):
-                    while not writer.is_closing() and (block := source.read(BLOCK_BYTES)):
-                        writer.write(block)
-                        await writer.drain()
+            transfer, _ = await client.transfer(f"STOR {temporary}")
+            while (block := source.read(BLOCK_BYTES)) and await transfer.write(block):
+                pass
+            transfer.close()
+            await client.ask(None, "2")  # where the server has broken off, this says why
             if (stored := await client.size(temporary)) != size:
-                raise _Unusable(f"{stored} of {size} bytes arrived")
-            if expected is not None and not await client.is_still(path, expected):
+                raise Unusable(f"{stored} of {size} bytes arrived")
+            if expected is not None and not await _is_still(client, path, expected):
                 raise ArtifactChanged(f"{path!r} on {self.host}:{self.port} is not what was downloaded any more")
             await client.ask(f"RNFR {temporary}", "350")
             await client.ask(f"RNTO {path}", "2")
@@ -124,10 +113,10 @@ class FtpStorage:
     async def sweep(self, path: str, *, stage_id: str) -> None:
         folder, prefix = temporary_prefix(path, stage_id)
 
-        async def remove(client: _Client) -> None:
+        async def remove(client: FtpClient) -> None:
             for name in await client.names(folder or "/"):
                 if name.startswith(prefix):
-                    with contextlib.suppress(_Missing):
+                    with contextlib.suppress(Missing):
                         await client.ask(f"DELE {folder}/{name}", "2")
 
         await self._run(f"sweep beside {path!r}", remove)
@@ -144,7 +133,7 @@ class FtpStorage:
             await self._run("removal", lambda client: client.ask(f"DELE {temporary}", "2"), limit_s=TIDY_S)
 
     async def _run(
-        self, doing: str, operation: Callable[["_Client"], Awaitable[T]], limit_s: float = float("inf")
+        self, doing: str, operation: Callable[[FtpClient], Awaitable[T]], limit_s: float = float("inf")
     ) -> T:
         """Lend a client to `operation`; translate what goes wrong."""
         try:
@@ -154,11 +143,14 @@ class FtpStorage:
                     client.answered = False
                     try:
                         return await self._lend(client, operation)
-                    except (OSError, _Refused):
+                    except (OSError, Refused):
                         if client.answered:
                             raise
-                return await self._lend(await self._connect(), operation)
-        except (OSError, ValueError, LookupError, aioftp.AIOFTPException, _Unusable) as exc:
+                connect = FtpClient.connect(
+                    self.host, self.port, self.tls, self.username, self.password.get_secret_value()
+                )
+                return await self._lend(await connect, operation)
+        except (OSError, ValueError, LookupError, aioftp.AIOFTPException, Unusable) as exc:
             if isinstance(exc, OSError):
                 self._close_idle()  # what broke this connection may have broken them all
             reason = _reason(exc)
@@ -166,7 +158,7 @@ class FtpStorage:
                 reason = reason.replace(password, "******")
             raise StorageFault(f"{doing} on {self.host}:{self.port} failed: {reason}") from exc
 
-    async def _lend(self, client: "_Client", operation: Callable[["_Client"], Awaitable[T]]) -> T:
+    async def _lend(self, client: FtpClient, operation: Callable[[FtpClient], Awaitable[T]]) -> T:
         try:
             result = await operation(client)
         except BaseException:
@@ -177,137 +169,19 @@ class FtpStorage:
             self._close_idle()
         return result
 
-    async def _connect(self) -> "_Client":
-        client = _Client(aioftp.Client())
-        try:
-            await client.ftp.connect(self.host, self.port)
-            if self.tls:
-                await client.ftp.upgrade_to_tls(self.tls)
-            await client.ftp.login(self.username, self.password.get_secret_value())
-            await client.ask("TYPE I", "200")
-        except BaseException:
-            client.close()
-            raise
-        return client
-
     def _close_idle(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
 
-class _Client:
-    """A control connection."""
-
-    def __init__(self, ftp: aioftp.Client) -> None:
-        self.ftp = ftp
-        self.answered = False
-        """Since it was last lent, the server has spoken on it."""
-        self.announces = False
-        """The server says how much it sends when it begins, and said the truth when it was compared."""
-        self._passive = "EPSV"
-
-    async def ask(self, command: str | None, *expected: str) -> tuple[str, str]:
-        """Send `command`, if any; return code and last line of the reply, if its code begins with one `expected`."""
-        if command is not None:
-            if "\r" in command or "\n" in command:
-                raise ValueError("a command holds a line break")
-            self.ftp.stream.writer.write(f"{command}\r\n".encode())
-        code, text = await self._reply()
-        self.answered |= code != "421"  # how a server takes its leave
-        if code.startswith(expected):
-            return code, text
-        kind = _Missing if command and code == "550" else _Refused
-        raise kind(f"the server said {code} {text}")
-
-    async def _reply(self) -> tuple[str, str]:
-        """One reply (RFC 959, section 4.2): `213 text`, or `213-text` and further lines up to `213 text`."""
-        first = line = await self._line()
-        while line[:3] != first[:3] or line[3:4] == "-":
-            line = await self._line()
-        return line[:3], line[4:].strip()
-
-    async def _line(self) -> str:
-        line = await self.ftp.stream.reader.readline()
-        if not line.endswith(b"\n"):
-            raise ConnectionResetError
-        return line.decode(errors="replace").rstrip("\r\n")
-
-    async def size(self, path: str) -> int:
-        code, text = await self.ask(f"SIZE {path}", "213", "500", "502")
-        if code != "213":
-            raise _Unusable("the server does not implement SIZE, without which no transfer can be trusted")
-        return int(text)
-
-    async def modified(self, path: str) -> str | None:
-        code, text = await self.ask(f"MDTM {path}", "213", "50")  # RFC 3659, section 3
-        return text if code == "213" else None
-
-    async def is_still(self, path: str, version: Version) -> bool:
-        try:
-            if version.size != await self.size(path):
-                return False
-            told_apart = time.monotonic() - version.seen_s >= MODIFIED_S and version.modified is not None
-            return not told_apart or version.modified == await self.modified(path)
-        except _Missing:
+async def _is_still(client: FtpClient, path: str, version: Version) -> bool:
+    try:
+        if version.size != await client.size(path):
             return False
-
-    def size_to_come(self, opening: str, asked: int | None) -> int:
-        """How many bytes a transfer has that the reply `opening` began: as SIZE said, if it was `asked`, else that."""
-        announced = int(found[1]) if (found := _ANNOUNCED.search(opening)) else None
-        if asked is not None:
-            self.announces = asked == announced
-            return asked
-        if announced is None:
-            raise _Unusable(f"the server does not say any more how much it sends: {opening}")
-        return announced
-
-    async def names(self, folder: str) -> list[str]:
-        """What is in a folder. Some servers answer with paths."""
-        listing = b""
-        async with self.data(f"NLST {folder}") as (reader, _, _):
-            while len(listing) <= LISTING_BYTES and (block := await reader.read(BLOCK_BYTES)):
-                listing += block
-        return [line.rpartition("/")[2] for line in listing.decode(errors="replace").splitlines()]
-
-    @contextlib.asynccontextmanager
-    async def data(self, command: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter, str]]:
-        """Open a data connection for `command`, with which the server replies; at its end it must report success."""
-        code, text = await self.ask(self._passive, "227", "229", "50")
-        if code[:2] == "50":
-            self._passive = "PASV"
-            code, text = await self.ask(self._passive, "227")
-        parse = self.ftp.parse_pasv_response if code == "227" else self.ftp.parse_epsv_response
-        port = parse(text)[1]
-        control = self.ftp.stream.writer
-        # To the peer of the control connection: the address in a PASV reply is wrong behind NAT, and may be forged.
-        reader, writer = await asyncio.open_connection(control.get_extra_info("peername")[0], port)
-        try:
-            _, opening = await self.ask(command, "1")
-            if tls := control.get_extra_info("ssl_object"):  # resumed: servers take that as proof of the same client
-                context = SSLSessionBoundContext(ssl.PROTOCOL_TLS_CLIENT, tls.context, tls.session)
-                await writer.start_tls(context, server_hostname=self.ftp.server_host)
-            yield reader, writer, opening
-            writer.close()
-            await self.ask(None, "2")
-        except BaseException:
-            writer.transport.abort()
-            raise
-
-    def close(self) -> None:
-        with contextlib.suppress(ConnectionError):  # never opened
-            self.ftp.stream.writer.transport.abort()
-
-
-class _Unusable(Exception):
-    """The server kept to the protocol, and still its answer is worth nothing."""
-
-
-class _Refused(_Unusable):
-    """It says no."""
-
-
-class _Missing(_Refused):
-    """It has no such file, or does not give it to us (FTP does not tell these apart)."""
+        told_apart = time.monotonic() - version.seen_s >= MODIFIED_S and version.modified is not None
+        return not told_apart or version.modified == await client.modified(path)
+    except Missing:
+        return False
 
 
 def _reason(exc: Exception) -> str:
