@@ -638,6 +638,8 @@ def test_what_is_swapped_for_a_link_meanwhile_leads_nowhere(space: Path, name: s
         pack(files, space / "result.zip", {}, Limits(), Meddler(moment, swap))
 
     assert (files / name).is_symlink()
+    if not (space / "result.zip").stat().st_size:
+        return  # refused
     with zipfile.ZipFile(space / "result.zip") as result:
         assert SECRET not in [result.read(name) for name in result.namelist()]
 

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -189,18 +189,18 @@ class Pipeline:
 
     async def _open(self, space: Workspace, stack: contextlib.ExitStack) -> Artifact:
         """The downloaded artifact, open until the end of the stage."""
-        with _own_disk():
+        with _OwnDisk():
             inline = archive.opens_at_once(space.artifact)
             return await _do(lambda _: stack.enter_context(archive.opened(space.artifact, self.limits)), inline=inline)
 
     async def _look(self, task: Task, origin: Origin, artifact: Artifact) -> tuple[Journal, Done | None]:
         """The artifact's journal, and what it says of this stage."""
 
-        def look(stop: threading.Event) -> tuple[Journal, Done | None]:
+        def look(stop: threading.Event | None) -> tuple[Journal, Done | None]:
             known = Journal.parse(self.journal_key, task.file_path, artifact.journal(journal.MOST_BYTES))
             return known, known.find_done(origin, lambda: artifact.fingerprint(stop))
 
-        with _own_disk():
+        with _OwnDisk():
             return await _do(look, inline=artifact.is_light)
 
     @contextlib.asynccontextmanager
@@ -226,7 +226,7 @@ class Pipeline:
         """Unpack, execute and pack, in a fresh directory and within the task's timeout."""
         tree = task.routing_tree
         extra = {archive.output_name(tree.exchange, tree.routing_key): space.output}
-        with _own_disk():
+        with _OwnDisk():
             if space.is_light:
                 space.empty()
             else:
@@ -326,19 +326,22 @@ def _ending(verdict: Verdict, job: Job, took_s: float) -> str:
 _EVENTS: dict[Verdict, Event] = {Verdict.PASS: "passed", Verdict.FAIL: "failed"}
 
 
-@contextlib.contextmanager
-def _own_disk() -> Iterator[None]:
-    try:
-        yield
-    except OSError as broken:
-        raise NodeFault(f"the node's own disk: {broken}") from broken
+class _OwnDisk:
+    """What goes wrong in here with a file is this node's fault, and nobody else's."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, broken: BaseException | None, traceback: object) -> None:
+        if isinstance(broken, OSError):
+            raise NodeFault(f"the node's own disk: {broken}") from broken
 
 
-async def _do(work: Callable[[threading.Event], T], *, inline: bool) -> T:
+async def _do(work: Callable[[threading.Event | None], T], *, inline: bool) -> T:
     """Run blocking `work` at once where it is light, else in a thread; on cancellation tell it to stop and wait."""
-    stop = threading.Event()
     if inline:
-        return work(stop)
+        return work(None)
+    stop = threading.Event()
     running = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:
         return await asyncio.shield(running)

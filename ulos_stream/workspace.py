@@ -63,7 +63,7 @@ class Workspace:
             file.seek(0)
             file.truncate()
         self._remove_files()
-        self.files.mkdir()
+        os.mkdir(self.files)
         self._is_made = True
 
     @property

@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -19,7 +20,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from ulos_stream.archive.carrying import Extracted, carry, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, folded, shown, skipped
-from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
+from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, watch
 from ulos_stream.archive.tree import DIRECTORY, beneath, closing
 from ulos_stream.errors import ArchiveRejected
 
@@ -77,22 +78,26 @@ def pack(
     fingerprint = Fingerprint()
     with _readable("."):
         root = os.open(directory, DIRECTORY)
-    with closing(root), ZipFile(archive, "w") as bundle:
+    with closing(root):
         with contextlib.closing(_walk(root, taken, check)) as found:  # a refusal leaves it half-way, with open files
             members = admitted(chain(ours, added, found), limits, "the result")[len(ours) :]
-        parents = {os.path.dirname(member.name) for member in members}
-        for member in sorted(members, key=lambda member: member.name):
-            check()
-            if known := _untouched(member, extracted or {}):
-                carry(known, _entry(member), bundle)
-                fingerprint.lines[member.name] = known.line
-            elif not member.directory:
-                with _open(root, member) as source:
-                    _add(bundle, member, source, limits, fingerprint, check)
-            elif member.name not in parents:
-                bundle.writestr(_entry(member), b"")
-        if journal:
-            bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_STORED)
+        is_small = sum(member.size for member in members) <= SMALL_BYTES
+        parents = {member.name.rpartition("/")[0] for member in members}
+        with ZipFile(memory := BytesIO() if is_small else archive, "w") as bundle:
+            for member in sorted(members, key=lambda member: member.name):
+                check()
+                if known := _untouched(member, extracted or {}):
+                    carry(known, _entry(member), bundle)
+                    fingerprint.lines[member.name] = known.line
+                elif not member.directory:
+                    with _open(root, member) as source:
+                        _add(bundle, member, source, limits, fingerprint, check)
+                elif member.name not in parents:
+                    bundle.writestr(_entry(member), b"")
+            if journal:
+                bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_STORED)
+    if isinstance(memory, BytesIO):
+        archive.write(memory.getbuffer())
     if archive.seek(0, os.SEEK_END) > limits.zip_mib * MIB:
         raise ArchiveRejected(f"the result: its zip is larger than {limits.zip_mib} MiB")
 
@@ -156,7 +161,7 @@ def _open(root: int, member: Member) -> Iterator[IO[bytes]]:
     if member.source is not None:
         yield cast(BinaryIO, member.source)
         return
-    parent, base = os.path.split(member.name)
+    parent, _, base = member.name.rpartition("/")
     with _readable(member.name), beneath(root, parent) as folder:
         file = open(base, "rb", opener=lambda name, _: os.open(name, _SOURCE, dir_fd=folder))  # noqa: SIM115
     with file:
@@ -215,12 +220,15 @@ def _may_deflate(source: IO[bytes], size: int, ratio: int, check: Check) -> bool
     return True
 
 
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
+class _readable:
     """What untrusted code made impossible to open is no error of the disk."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _UNREADABLE:
-            raise
-        raise ArchiveRejected(f"the result: {shown(name)} cannot be read: {exc.strerror}") from exc
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, OSError) and exc.errno in _UNREADABLE:
+            raise ArchiveRejected(f"the result: {shown(self._name)} cannot be read: {exc.strerror}") from exc

@@ -9,6 +9,8 @@ from ulos_stream.archive.rules import Limits, Member, shown
 from ulos_stream.errors import ArchiveRejected, StageTimeout
 
 BLOCK_BYTES = 256 * 1024
+SMALL_BYTES = 16 * 1024
+"""A zip that is no larger is read and written in memory as a whole: `zipfile` seeks more than it moves."""
 Check = Callable[[], None]
 """Raises when it is time to stop."""
 

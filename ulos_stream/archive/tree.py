@@ -3,8 +3,7 @@
 import os
 import stat
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -41,9 +40,9 @@ def remove_tree(directory: Path) -> None:
         OSError: The disk is broken, or the process is neither root nor the owner.
     """
     with suppress(FileNotFoundError):
-        mode = directory.lstat().st_mode
+        mode = os.lstat(directory).st_mode
         if not stat.S_ISDIR(mode):
-            directory.unlink()
+            os.unlink(directory)
             return
         if mode & stat.S_IRWXU != stat.S_IRWXU:
             os.chmod(directory, stat.S_IRWXU, follow_symlinks=False)
@@ -54,7 +53,7 @@ def remove_tree(directory: Path) -> None:
                 with closing(os.open(name, DIRECTORY, dir_fd=root)) as folder:
                     waiting += _clear(folder, root)
                 os.rmdir(name, dir_fd=root)
-        directory.rmdir()
+        os.rmdir(directory)
 
 
 def _clear(folder: int, root: int) -> list[str]:
@@ -73,12 +72,26 @@ def _clear(folder: int, root: int) -> list[str]:
     return moved
 
 
-@contextmanager
-def beneath(start: int, name: str, *, create: bool = False) -> Iterator[int]:
+class closing:
+    """Close a file descriptor at the end."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+def beneath(start: int, name: str, *, create: bool = False) -> AbstractContextManager[int]:
     """The directory `name` below an open one, entered part by part; the empty name is that one itself."""
+    if not name:
+        return nullcontext(start)
     here = os.dup(start)
     try:
-        for part in filter(None, name.split("/")):
+        for part in name.split("/"):
             if create:
                 with suppress(FileExistsError):
                     os.mkdir(part, dir_fd=here)
@@ -86,15 +99,7 @@ def beneath(start: int, name: str, *, create: bool = False) -> Iterator[int]:
             os.close(outer)
             if create:
                 os.fchmod(here, 0o755)
-        yield here
-    finally:
+    except BaseException:
         os.close(here)
-
-
-@contextmanager
-def closing(descriptor: int) -> Iterator[int]:
-    """Close a file descriptor at the end."""
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        raise
+    return closing(here)

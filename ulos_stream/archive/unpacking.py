@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from typing import IO, BinaryIO, cast
@@ -16,13 +17,14 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from ulos_stream.archive.carrying import Extracted, Stamp, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, contents, shown
-from ulos_stream.archive.transfer import BLOCK_BYTES, Check, copy, watch
+from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, watch
 from ulos_stream.archive.tree import DIRECTORY, LIGHT_BYTES, LIGHT_ENTRIES, beneath, closing
 from ulos_stream.errors import ArchiveRejected, UlosError
 
 # PKWARE's APPNOTE.TXT 6.3.10: flag bits in 4.4.4, the local header without name and extra field in 4.3.7.
 _UTF8, _ENCRYPTED, _HEADER_BYTES = 0x0800, 0x0001 | 0x0040 | 0x2000, 30
 _ENTRY = b"PK\1\2"  # begins each entry of the table of contents, 4.3.12
+_LOCATOR = b"PK\6\7"  # begins the locator of a zip64's end record, 4.3.15
 _END = Struct(
     "<4s16x4s8xL4xH"
 )  # 4.3.15 and 4.3.16: signatures of the locator for zip64, if any, and of the end record,
@@ -113,7 +115,7 @@ class Artifact:
         with closing(os.open(directory, DIRECTORY)) as root:
             for member in contents(self.members):
                 check()
-                parent, base = os.path.split(member.name)
+                parent, _, base = member.name.rpartition("/")
                 with beneath(root, member.name if member.directory else parent, create=True) as folder:
                     if not member.directory:
                         content = fingerprint.reading(member, blocks(self.bundle, member))
@@ -136,7 +138,7 @@ def opens_at_once(archive: BinaryIO) -> bool:
     if len(end) < _END.size:
         return True  # no zip
     locator, signature, table_bytes, comment_bytes = _END.unpack(end)
-    is_plain = locator != b"PK\6\7" and signature == b"PK\5\6" and comment_bytes == 0
+    is_plain = locator != _LOCATOR and signature == b"PK\5\6" and comment_bytes == 0
     return bool(is_plain and table_bytes <= SHORT_TABLE_BYTES)
 
 
@@ -148,12 +150,18 @@ def opened(archive: BinaryIO, limits: Limits) -> Iterator[Artifact]:
         ArchiveRejected: It breaks a rule; the text names member, rule and limit.
         OSError: The local disk is broken.
     """
-    if archive.seek(0, os.SEEK_END) > limits.zip_mib * MIB:
+    size = archive.seek(0, os.SEEK_END)
+    if size > limits.zip_mib * MIB:
         raise ArchiveRejected(f"the archive: larger than {limits.zip_mib} MiB")
-    file = _Bounded(archive, limits)
+    archive.seek(0)
+    if size <= SMALL_BYTES and _LOCATOR not in (content := archive.read()):  # it may point to before the beginning
+        file: BytesIO | _Bounded = BytesIO(content)
+    else:
+        file = _Bounded(archive, limits)
     with _sound("no zip, or a damaged one"):
         bundle = ZipFile(cast(IO[bytes], file))
-    file.limits = None
+    if isinstance(file, _Bounded):
+        file.limits = None
     with bundle:
         yield Artifact(bundle, plan(bundle.filelist, bundle.start_dir, limits), limits)
 
@@ -260,14 +268,18 @@ def _write(folder: int, base: str, member: Member, content: Iterable[bytes], che
         return stamp(os.fstat(file.fileno()))
 
 
-@contextmanager
-def _sound(otherwise: str) -> Iterator[None]:
+class _sound:
     """Only `zipfile` works in here, which raises a dozen unrelated types at damaged input."""
-    try:
-        yield
-    except (UlosError, OSError) as exc:
-        if not isinstance(exc, _WildSeek):
-            raise
-        raise ArchiveRejected(f"the archive: {otherwise}: {exc.strerror}") from exc
-    except Exception as exc:
-        raise ArchiveRejected(f"the archive: {otherwise}: {(str(exc) or type(exc).__name__)[:200]}") from exc
+
+    def __init__(self, otherwise: str) -> None:
+        self._otherwise = otherwise
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, _WildSeek):
+            raise ArchiveRejected(f"the archive: {self._otherwise}: {exc.strerror}") from exc
+        if isinstance(exc, Exception) and not isinstance(exc, UlosError | OSError):
+            reason = (str(exc) or type(exc).__name__)[:200]
+            raise ArchiveRejected(f"the archive: {self._otherwise}: {reason}") from exc
