@@ -8,7 +8,7 @@ import pytest
 from ulos_stream.errors import MalformedMessage, StageTimeout
 from ulos_stream.feed import End, News, end, read
 from ulos_stream.routing import branch, chain
-from ulos_stream.tasks import Event, Task, Verdict, Wire, crash_message, log_message, malformed_message
+from ulos_stream.tasks import Event, StageLog, Task, TaskLog, Verdict, Wire, crash_message, malformed_message
 
 TASK = Task(task_id="t", task_owner_id="o", file_path="/t.zip", timeout=1, routing_tree=chain("x", ["a", "b"], "c"))
 
@@ -21,7 +21,7 @@ def news_of(message: Wire) -> News:
 
 def log_of(event: Event, *, verdict: Verdict | None = None, task: Task = TASK) -> News:
     tree = task.routing_tree if verdict is None else branch(task, verdict)
-    return news_of(log_message(task, event, text="words", node="n", tree=tree, verdict=verdict))
+    return news_of(TaskLog.model_validate_json(StageLog(task, "n").encode(event, "words", tree, verdict)))
 
 
 def test_a_log_message_tells_task_stage_node_and_verdict() -> None:

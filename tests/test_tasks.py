@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-from functools import partial
 
 import pytest
 from bodies import MALFORMED, TASK, a_body, a_deep_tree, a_nested, a_tree
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ulos_stream.errors import DETAIL_CHARS, ExecutorCrashed, MalformedMessage
-from ulos_stream.tasks import Verdict, crash_message, log_message, malformed_message, parse_task
+from ulos_stream.tasks import StageLog, TaskLog, Verdict, crash_message, malformed_message, parse_task
 
 
 def test_a_task_leaves_as_it_came() -> None:
@@ -31,7 +30,7 @@ def test_unknown_fields_travel_on_whatever_they_are(unknown: dict[str, object]) 
     task = parse_task(json.dumps({**TASK, **unknown}).encode())
 
     assert json.loads(task.encode()) == {**TASK, **unknown}
-    shown = json.loads(log_message(task, "received", text="", node="n", tree=None, verdict=None).encode())
+    shown = json.loads(StageLog(task, "n").encode("received", "", None, None))
     assert shown["event"] == "received"
     assert shown["taskId"] == TASK["taskId"]
 
@@ -138,9 +137,7 @@ def test_a_log_message_is_the_task_and_what_happened() -> None:
     task = parse_task(a_body(course="ISIS", at="earlier", stage="ours wins"))
     branch = task.routing_tree.success_routing_decision
 
-    shown = json.loads(
-        log_message(task, "passed", text="the verdict is PASS", node="n-1", tree=branch, verdict=Verdict.PASS).encode()
-    )
+    shown = json.loads(StageLog(task, "n-1").encode("passed", "the verdict is PASS", branch, Verdict.PASS))
 
     assert shown.pop("at") > "2025"
     assert shown == TASK | {
@@ -154,16 +151,17 @@ def test_a_log_message_is_the_task_and_what_happened() -> None:
     }
 
 
-def test_a_log_message_made_from_the_one_before_is_the_same() -> None:
-    task = parse_task(a_body(course="ISIS", at="earlier"))
-    first = log_message(task, "received", text="it came", node="n-1", tree=task.routing_tree, verdict=None)
-    end = partial(log_message, task, "passed", text="the verdict is PASS", node="n-1", tree=None, verdict=Verdict.PASS)
+def test_the_log_messages_of_a_stage_are_what_the_model_says_and_show_the_branch_from_the_verdict_on() -> None:
+    task = parse_task(json.dumps({**TASK, "course": "\ud800 odd", "at": "earlier", "verdict": "ours wins"}).encode())
+    log = StageLog(task, "n-1")
 
-    anew, continued = (json.loads(message.encode()) for message in (end(), end(last=first)))
+    first = TaskLog.model_validate(json.loads(log.encode("received", "it \ud800 came", task.routing_tree, None)))
+    last = TaskLog.model_validate(json.loads(log.encode("passed", "the verdict is PASS", None, Verdict.PASS)))
 
-    assert anew.pop("at") <= continued.pop("at")
-    assert list(continued) == list(anew)
-    assert continued == anew
+    assert TaskLog.model_fields.keys() <= first.model_fields_set
+    assert (first.routing_tree, first.verdict, first.log_message) == (task.routing_tree, None, "it \ud800 came")
+    assert (last.routing_tree, last.verdict, last.stage.routing_key) == (None, Verdict.PASS, "pass")
+    assert first.model_extra == last.model_extra == {"course": "\ud800 odd"}
 
 
 def test_a_crash_message_is_the_task_as_received_and_the_reason() -> None:

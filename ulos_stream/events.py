@@ -21,14 +21,14 @@ from ulos_stream import routing
 from ulos_stream.errors import FaultBudgetSpent, Unroutable
 from ulos_stream.producer import Confirmation
 from ulos_stream.publishing import Headers, begin, failure, is_our_cancellation, publish
-from ulos_stream.tasks import Event, Hop, Task, TaskLog, Verdict, log_message
+from ulos_stream.tasks import Event, Hop, StageLog, Task, Verdict
 from ulos_stream.telemetry import Log
 from ulos_stream.telemetry.watch import Watch
 
 Told = asyncio.Future[None]
 """Done when the broker has an event, or it is given up; never raises."""
-Tell = Callable[[TaskLog, str, str, Told | None], Told]
-"""Publishes one event, given its message id, the id of the incoming message, and the event before it."""
+Tell = Callable[["Letter"], Told]
+"""Publishes one event."""
 
 
 class StageEvents:
@@ -40,10 +40,9 @@ class StageEvents:
     def __init__(self, task: Task, message_id: str, node: str, tell: Tell) -> None:
         self._task = task
         self._message_id = message_id
-        self._node = node
         self._tell = tell
         self._verdict: Verdict | None = None
-        self._last: TaskLog | None = None
+        self._log = StageLog(task, node)
         self._told: list[Told] = []
         self._context = contextvars.copy_context()
 
@@ -54,13 +53,15 @@ class StageEvents:
         """
         self._verdict = verdict or self._verdict
         tree = self._task.routing_tree if self._verdict is None else routing.branch(self._task, self._verdict)
-        message = log_message(
-            self._task, event, text=text, node=self._node, tree=tree, verdict=self._verdict, last=self._last
+        letter = Letter(
+            event=event,
+            task_id=self._task.task_id,
+            body=self._log.encode(event, text, tree, self._verdict),
+            event_id=routing.event_id(self._message_id, event),
+            message_id=self._message_id,
+            before=self._told[-1] if self._told else None,
         )
-        self._last = message
-        event_id = routing.event_id(self._message_id, event)
-        before = self._told[-1] if self._told else None
-        self._told.append(self._context.run(self._tell, message, event_id, self._message_id, before))
+        self._told.append(self._context.run(self._tell, letter))
 
     async def confirmed(self) -> None:
         """Wait until the broker has confirmed every event so far."""
@@ -72,14 +73,19 @@ class StageEvents:
 class Letter:
     """One event on its way."""
 
-    event: TaskLog
+    event: Event
+    task_id: str
+    body: bytes
     event_id: str
+    """Id of the log message itself."""
     message_id: str
+    """Of the incoming message."""
     before: Told | None
-    told: Told
-    watched: ExitStack
-    headers: Headers
-    context: contextvars.Context
+    """The stage's event before this one; only a second attempt waits for it."""
+    told: Told = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    watched: ExitStack = field(default_factory=ExitStack)
+    headers: Headers = field(default_factory=dict)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -100,24 +106,14 @@ class EventPublisher:
     _sending: asyncio.Task[None] | None = None
     _repeating: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def tell(self, event: TaskLog, event_id: str, message_id: str, before: Told | None) -> Told:
-        """Publish an event, behind those that were told before.
-
-        Args:
-            event: What happened.
-            event_id: The log message's own id.
-            message_id: Of the incoming message.
-            before: The stage's event before this one; only a second attempt waits for it.
-        """
-        watched = ExitStack()
-        headers = watched.enter_context(self.watch.publish("event", self.hop, event_id, message_id))
-        told: Told = asyncio.get_running_loop().create_future()
-        self._line.append(
-            Letter(event, event_id, message_id, before, told, watched, headers, contextvars.copy_context())
-        )
+    def tell(self, letter: Letter) -> Told:
+        """Publish an event, behind those that were told before."""
+        watched = self.watch.publish("event", self.hop, letter.event_id, letter.message_id)
+        letter.headers = letter.watched.enter_context(watched)
+        self._line.append(letter)
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
-        return told
+        return letter.told
 
     async def _send(self) -> None:
         """Hand the whole line over, or, where the broker cannot take it now, leave each to its own attempts."""
@@ -126,7 +122,7 @@ class EventPublisher:
                 while self._line:
                     letter = self._line[0]
                     confirmation = await begin(
-                        self.publisher, letter.event, self.hop, letter.event_id, letter.message_id, letter.headers
+                        self.publisher, letter.body, self.hop, letter.event_id, letter.message_id, letter.headers
                     )
                     self._line.popleft()
                     overdue = asyncio.get_running_loop().call_later(self.timeout_s, confirmation.cancel)
@@ -163,7 +159,7 @@ class EventPublisher:
                 await asyncio.wait([letter.before])
             await publish(
                 self.publisher,
-                letter.event,
+                letter.body,
                 self.hop,
                 message_id=letter.event_id,
                 correlation_id=letter.message_id,
@@ -179,7 +175,7 @@ class EventPublisher:
             if self.unroutable == 1:
                 self.log.warning("event unroutable", reason=str(nowhere), note="said once, then only counted")
         except FaultBudgetSpent as spent:
-            self.log.error("event lost", task=letter.event.task_id, lost=letter.event.event, reason=str(spent))
+            self.log.error("event lost", task=letter.task_id, lost=letter.event, reason=str(spent))
         finally:
             _settle(letter)
 

@@ -133,7 +133,7 @@ class Outbox:
     ) -> None:
         await publish(
             publisher,
-            message,
+            message.encode(),
             hop,
             message_id=message_id,
             correlation_id=correlation_id,
@@ -144,7 +144,7 @@ class Outbox:
 
 async def publish(
     publisher: RabbitPublisher,
-    message: Wire,
+    body: bytes,
     hop: Hop,
     *,
     message_id: str,
@@ -152,11 +152,11 @@ async def publish(
     headers: Headers,
     timeout_s: float,
 ) -> None:
-    """Publish `message`, persistent, to `hop` through a declared publisher, and await the confirmation.
+    """Publish `body`, persistent, to `hop` through a declared publisher, and await the confirmation.
 
     Args:
         publisher: Declared on a broker whose channel raises on a returned message.
-        message: Encoded as JSON in UTF-8.
+        body: JSON in UTF-8.
         hop: Where it goes.
         message_id: Deterministic, so that a second attempt can be recognised.
         correlation_id: Id of the incoming message that this one follows from.
@@ -169,7 +169,7 @@ async def publish(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            await (await begin(publisher, message, hop, message_id, correlation_id, headers))
+            await (await begin(publisher, body, hop, message_id, correlation_id, headers))
     except (AMQPError, OSError, RuntimeError, asyncio.CancelledError) as broken:
         if is_our_cancellation(broken):
             raise
@@ -177,11 +177,11 @@ async def publish(
 
 
 async def begin(
-    publisher: RabbitPublisher, message: Wire, hop: Hop, message_id: str, correlation_id: str, headers: Headers
+    publisher: RabbitPublisher, body: bytes, hop: Hop, message_id: str, correlation_id: str, headers: Headers
 ) -> Confirmation:
     """Publish without awaiting the confirmation; see `publish`. What it or the confirmation raises, `failure` reads."""
     confirmation = await publisher.publish(
-        message.encode(),
+        body,
         exchange=exchange(hop.exchange),
         routing_key=hop.routing_key,
         message_id=message_id,

@@ -97,7 +97,7 @@ class Wire(BaseModel):
         try:
             return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
         except PydanticSerializationError:
-            return json.dumps(self.model_dump(by_alias=True, exclude_unset=True), separators=(",", ":")).encode()
+            return _json(self.model_dump(by_alias=True, exclude_unset=True)).encode()
 
 
 class RoutingDecision(Wire):
@@ -250,46 +250,6 @@ def parse_task(body: bytes, max_timeout_s: float = 86_400) -> Task:
     return task
 
 
-def log_message(
-    task: Task,
-    event: Event,
-    *,
-    text: str,
-    node: str,
-    tree: RoutingDecision | None,
-    verdict: Verdict | None,
-    last: TaskLog | None = None,
-) -> TaskLog:
-    """The log message of one event.
-
-    Args:
-        task: As received.
-        event: What happened.
-        text: The event in words.
-        node: Who tells it.
-        tree: What the message shows as its routing tree.
-        verdict: None until it is known.
-        last: The message of the same stage before this one: what stays is taken from there, a third of the work.
-    """
-    at = datetime.now(UTC).isoformat(timespec="milliseconds")
-    if last is not None:
-        changes = {"routing_tree": tree, "log_message": text, "event": event, "at": at, "verdict": verdict}
-        return last.model_copy(update=changes)
-    return TaskLog.model_validate(
-        _about(task)
-        | {
-            "routingTree": tree,
-            "logMessage": text,
-            "event": event,
-            "at": at,
-            "node": node,
-            "stage": hop_of(task.routing_tree),
-            "verdict": verdict,
-        },
-        by_name=False,
-    )
-
-
 def crash_message(task: Task, crash: Crash) -> TaskCrash:
     """The crash message of a task."""
     return TaskCrash.model_validate(
@@ -309,6 +269,40 @@ def malformed_message(body: bytes, crash: MalformedMessage) -> MalformedCrash:
     )
 
 
+class StageLog:
+    """Writes the log messages of one stage, each a `TaskLog`: what they have in common is encoded once.
+
+    Args:
+        task: As received.
+        node: Who tells it.
+    """
+
+    def __init__(self, task: Task, node: str) -> None:
+        common = _about(task) | {"node": node, "stage": hop_of(task.routing_tree).model_dump(by_alias=True)}
+        changing = ("routingTree", "logMessage", "event", "at", "verdict")
+        self._common = _json({name: value for name, value in common.items() if name not in changing})[:-1]
+        self._tree: RoutingDecision | None = None
+        self._encoded_tree = "null"
+
+    def encode(self, event: Event, text: str, tree: RoutingDecision | None, verdict: Verdict | None) -> bytes:
+        """The log message of one event, which happens now.
+
+        Args:
+            event: What happened.
+            text: The event in words.
+            tree: What the message shows as its routing tree.
+            verdict: None until it is known.
+        """
+        if tree is not self._tree:
+            self._tree, self._encoded_tree = tree, "null" if tree is None else tree.encode().decode()
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        shown = "null" if verdict is None else f'"{verdict}"'
+        return (
+            f'{self._common},"routingTree":{self._encoded_tree},"logMessage":{json.dumps(text)}'
+            f',"event":"{event}","at":"{at}","verdict":{shown}}}'
+        ).encode()
+
+
 def hop_of(decision: RoutingDecision) -> Hop:
     """Where a decision sends a task."""
     return Hop(exchange=decision.exchange, routing_key=decision.routing_key)
@@ -326,6 +320,10 @@ def _about(task: Task) -> dict[str, Any]:
         "filePath": task.file_path,
         "timeout": task.timeout,
     }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _read_json(body: bytes) -> Any:

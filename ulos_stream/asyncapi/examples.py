@@ -11,12 +11,12 @@ from ulos_stream import routing
 from ulos_stream.errors import ArchiveRejected, MalformedMessage
 from ulos_stream.tasks import (
     Event,
+    StageLog,
     Task,
     TaskLog,
     Verdict,
     Wire,
     crash_message,
-    log_message,
     malformed_message,
     parse_task,
 )
@@ -90,7 +90,7 @@ def _hop() -> Task:
 
 def _log(event: Event, text: str, at: str, verdict: Verdict | None = None) -> TaskLog:
     tree = TASK.routing_tree if verdict is None else routing.branch(TASK, verdict)
-    message = log_message(TASK, event, text=text, node=NODE, tree=tree, verdict=verdict)
+    message = TaskLog.model_validate_json(StageLog(TASK, NODE).encode(event, text, tree, verdict))
     return message.model_copy(update={"at": at})
 
 
