@@ -5,9 +5,9 @@ Importing this takes 0.1 s, so it waits until metrics are asked for.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
-from typing import get_args
+from typing import cast, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -141,19 +141,13 @@ class Metrics:
         with self._in_flight.track_inprogress(), self._stage_s_of(executor).time():
             yield end
 
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
-        with self._step_s_of(step).time():
-            yield
+    def step(self, step: Step) -> AbstractContextManager[None]:
+        return cast(AbstractContextManager[None], self._step_s_of(step).time())
 
-    @contextmanager
-    def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
-        try:
-            yield {}
-        except Exception as failed:  # a publish that the node's end cut short has not failed, and counts as nothing
-            self._publishes_of(message, "unroutable" if isinstance(failed, Unroutable) else "unconfirmed").inc()
-            raise
-        self._publishes_of(message, "confirmed").inc()
+    def publish(
+        self, message: Message, hop: Hop, message_id: str, correlation_id: str
+    ) -> AbstractContextManager[dict[str, str]]:
+        return _Publish(partial(self._publishes_of, message))
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
         self._bytes_of(step).inc(size_bytes)
@@ -166,3 +160,19 @@ class Metrics:
 
     def close(self) -> None:
         """There is nothing to pass on: metrics are fetched."""
+
+
+class _Publish(AbstractContextManager[dict[str, str]]):
+    """One publish, counted by how it ended; one that the node's end cut short has not failed, and counts as nothing."""
+
+    def __init__(self, count_of: Callable[[str], Counter]) -> None:
+        self._count_of = count_of
+
+    def __enter__(self) -> dict[str, str]:
+        return {}
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            self._count_of("confirmed").inc()
+        elif isinstance(error, Exception):
+            self._count_of("unroutable" if isinstance(error, Unroutable) else "unconfirmed").inc()

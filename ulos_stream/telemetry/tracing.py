@@ -12,7 +12,7 @@ Importing this takes 0.2 s, so it waits until traces are asked for.
 import asyncio
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import MappingProxyType
 
@@ -88,19 +88,23 @@ class Tracing:
             finally:
                 _headers.reset(token)
 
+    def step(self, step: Step) -> AbstractContextManager[None]:
+        return self._step(step) if trace.get_current_span().is_recording() else nullcontext()
+
     @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
-        if not trace.get_current_span().is_recording():
-            yield
-            return
+    def _step(self, step: Step) -> Iterator[None]:
         with self._span(step):
             yield
 
+    def publish(
+        self, message: Message, hop: Hop, message_id: str, correlation_id: str
+    ) -> AbstractContextManager[dict[str, str]]:
+        if message == "hop" and trace.get_current_span().is_recording():
+            return self._send(hop, message_id, correlation_id)
+        return nullcontext(dict(_headers.get()))
+
     @contextmanager
-    def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
-        if message != "hop" or not trace.get_current_span().is_recording():
-            yield dict(_headers.get())
-            return
+    def _send(self, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
         headers: dict[str, str] = {}
         destination = _joined(hop.exchange, hop.routing_key)
         attributes = self._messaging("send", destination, hop.routing_key, message_id, correlation_id)

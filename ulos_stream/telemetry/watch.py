@@ -4,14 +4,17 @@ The node, the pipeline and the outbox tell one `Watch` what they do. What belong
 the stage's own context (`contextvars`), so that nothing has to be handed from one to the other.
 """
 
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from types import TracebackType
+from typing import Literal, Protocol, TypeVar
 
 from ulos_stream.errors import Crash, Fault
 from ulos_stream.tasks import Hop, Task, Verdict
 
+T = TypeVar("T")
 TRACE_CHARS = 512
 """The longest `tracestate` that has to be handed on (W3C Trace Context, section 3.3.1.5)."""
 Step = Literal["download", "unpack", "execute", "pack", "upload"]
@@ -121,17 +124,15 @@ class Both:
 
             yield end
 
-    @contextmanager
-    def step(self, step: Step) -> Iterator[None]:
+    def step(self, step: Step) -> AbstractContextManager[None]:
         first, second = self._both
-        with first.step(step), second.step(step):
-            yield
+        return _Joined(first.step(step), second.step(step), lambda *_: None)
 
-    @contextmanager
-    def publish(self, message: Message, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
+    def publish(
+        self, message: Message, hop: Hop, message_id: str, correlation_id: str
+    ) -> AbstractContextManager[dict[str, str]]:
         first, second = (watch.publish(message, hop, message_id, correlation_id) for watch in self._both)
-        with first as headers, second as more:
-            yield headers | more
+        return _Joined(first, second, operator.or_)
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
         for watch in self._both:
@@ -148,6 +149,30 @@ class Both:
     def close(self) -> None:
         for watch in self._both:
             watch.close()
+
+
+class _Joined(AbstractContextManager[T]):
+    """One context of two that swallow no error, the first around the second; a stage has a dozen of them.
+
+    Args:
+        first: The outer one.
+        second: The inner one.
+        join: What they yield together.
+    """
+
+    def __init__(
+        self, first: AbstractContextManager[T], second: AbstractContextManager[T], join: Callable[[T, T], T]
+    ) -> None:
+        self._first, self._second, self._join = first, second, join
+
+    def __enter__(self) -> T:
+        return self._join(self._first.__enter__(), self._second.__enter__())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._second.__exit__(kind, error, traceback)
+        self._first.__exit__(kind, error, traceback)
 
 
 def _untold(how: Verdict | Crash) -> None:
