@@ -62,16 +62,24 @@ class Producer(AioPikaFastProducer):
         Raises:
             ChannelInvalidStateError: The channel is closed, and not open again yet.
         """
-        channel = cast(Channel, await (await self._get_channel()).get_underlay_channel())
-        if self._line is None or self._line.channel is not channel:
-            self._line = Line(channel)
+        line = await self._open_line()
+        channel = line.channel
         message_id = cast(str, cmd.message_options["message_id"])
         frames = (
             _publish_frame(channel.number, cmd.exchange.name, cmd.destination)
             + _header_frame(channel.number, cmd, message_id)
             + _body_frames(channel.number, cast(bytes, cmd.body), channel.max_content_size)
         )
-        return self._line.write(message_id, frames)
+        return line.write(message_id, frames)
+
+    async def _open_line(self) -> "Line":
+        if self._line is None or self._line.channel.is_closed:
+            channel = cast(Channel, await (await self._get_channel()).get_underlay_channel())
+            if channel.is_closed:
+                raise ChannelInvalidStateError(f"{channel!r} closed")
+            if self._line is None or self._line.channel is not channel:  # another publish, too, has waited for it
+                self._line = Line(channel)
+        return self._line
 
     async def request(self, cmd: RabbitPublishCommand) -> NoReturn:
         """No node asks another and waits for the answer."""
@@ -89,8 +97,6 @@ class Line:
     def write(self, message_id: str, frames: bytes) -> Confirmation:
         """Write one message, in the order of the calls; see `Producer.publish`."""
         channel = self.channel
-        if channel.is_closed:
-            raise ChannelInvalidStateError(f"{channel!r} closed")
         # From here on nothing may fail or wait: the broker counts along.
         channel.delivery_tag += 1
         tag = channel.delivery_tag
