@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
-from aiormq.exceptions import ChannelInvalidStateError, PublishError
+from aiormq.exceptions import ChannelClosed, ChannelInvalidStateError, PublishError
 from faststream.rabbit import RabbitBroker
 
 from ulos_stream import producer, topology
@@ -64,6 +64,15 @@ async def test_a_message_that_no_queue_takes_is_told_and_its_neighbours_are_conf
         await last
 
 
+async def test_the_end_of_one_message_does_not_hide_that_no_queue_takes_another_with_its_id(broker: Broker) -> None:
+    async with a_publisher(broker) as (publish, _, __):
+        given_up, lost = await publish(1), await publish(1, key="nowhere")
+        given_up.cancel()
+
+        with pytest.raises(PublishError):
+            await lost
+
+
 async def test_nobody_waits_for_a_connection_that_takes_nothing_and_all_arrive_once_it_does(broker: Broker) -> None:
     async with a_publisher(broker) as (publish, queue, rabbit):
         robust = await rabbit.config.broker_config.channel_manager.get_channel()
@@ -94,6 +103,7 @@ async def test_on_a_closed_channel_a_publish_says_so_and_what_was_written_is_giv
         written = await publish(1)
         await channel.close()
 
-        await asyncio.wait([written])
+        with pytest.raises(ChannelClosed):
+            await written
         with pytest.raises(ChannelInvalidStateError):
             await publish(2)

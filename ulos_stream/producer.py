@@ -13,7 +13,7 @@ frames. No publish on this channel goes another way, so nothing can come between
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NoReturn, cast
 
@@ -92,7 +92,11 @@ class Line:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self._frames: list[bytes] = []
-        self._is_flushing = False
+        self._has_frames = asyncio.Event()
+        self._open: dict[Confirmation, tuple[str, int]] = {}
+        """What the broker has not answered yet: id and number of each message."""
+        channel.create_task(self._flush())
+        channel.closing.add_done_callback(self._give_up)
 
     def write(self, message_id: str, frames: bytes) -> Confirmation:
         """Write one message, in the order of the calls; see `Producer.publish`."""
@@ -100,22 +104,35 @@ class Line:
         # From here on nothing may fail or wait: the broker counts along.
         channel.delivery_tag += 1
         tag = channel.delivery_tag
-        confirmation = channel.create_future()
+        confirmation: Confirmation = channel.loop.create_future()
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[message_id] = tag
-        confirmation.add_done_callback(partial(_forget, channel, message_id, tag))
+        self._open[confirmation] = message_id, tag
+        confirmation.add_done_callback(self._forget)
         self._frames.append(frames)
-        if not self._is_flushing:
-            self._is_flushing = True
-            channel.create_task(self._flush())
+        self._has_frames.set()
         return confirmation
 
     async def _flush(self) -> None:
         """Hand over what has been written by now; the connection may be slow, or blocked by the broker."""
-        while self._frames:
+        while True:
+            await self._has_frames.wait()
+            self._has_frames.clear()
             frames, self._frames = self._frames, []
             await self.channel.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
-        self._is_flushing = False
+
+    def _forget(self, confirmation: Confirmation) -> None:
+        """An answer has come, or will not: the message's id is free again, unless another took it meanwhile."""
+        message_id, tag = self._open.pop(confirmation)
+        if self.channel.message_id_delivery_tag.get(message_id) == tag:
+            del self.channel.message_id_delivery_tag[message_id]
+
+    def _give_up(self, closing: Confirmation) -> None:
+        """The channel has closed: what is open gets no answer any more."""
+        reason = closing.exception() or ChannelInvalidStateError(f"{self.channel!r} closed")
+        for confirmation in self._open:
+            if not confirmation.done():
+                confirmation.set_exception(reason)
 
 
 @lru_cache(maxsize=256)
@@ -161,9 +178,3 @@ def _short(text: str) -> bytes:
     """A short string; `bytes` refuses a length that does not fit into one."""
     content = text.encode()
     return bytes((len(content),)) + content
-
-
-def _forget(channel: Channel, message_id: str, tag: int, _: Confirmation) -> None:
-    """An answer has come, or will not: the message's id is free again."""
-    if channel.message_id_delivery_tag.get(message_id) == tag:
-        del channel.message_id_delivery_tag[message_id]
