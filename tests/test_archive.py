@@ -935,6 +935,20 @@ def test_what_would_hardly_shrink_is_stored_and_the_rest_is_deflated(space: Path
     assert content == tree
 
 
+def test_a_result_is_byte_for_byte_what_zipfile_would_write(space: Path) -> None:
+    tree: Tree = {"empty/folder": None, "größe": b"little", "nothing": b"", "prose": prose(10_000)}
+
+    with packed(planted(space / "files", tree)) as result:
+        anew = io.BytesIO()
+        with zipfile.ZipFile(anew, "w") as bundle:
+            for info in result.infolist():
+                entry = zipfile.ZipInfo(info.filename, info.date_time)
+                entry.create_system, entry.external_attr = info.create_system, info.external_attr
+                bundle.writestr(entry, result.read(info), info.compress_type)
+
+    assert (space / "result.zip").read_bytes() == anew.getvalue()
+
+
 CAME: dict[str, bytes | None] = {
     "a.txt": prose(10_000),
     "b/c.txt": prose(9_000),

@@ -11,7 +11,7 @@ from struct import Struct
 from typing import IO, cast
 from zipfile import ZipFile, ZipInfo
 
-from ulos_stream.archive.transfer import BLOCK_BYTES
+from ulos_stream.archive.transfer import BLOCK_BYTES, add_as_it_is
 
 # PKWARE's APPNOTE.TXT 6.3.10, 4.3.7: a local header, up to the lengths of name and extra field that follow it.
 _LOCAL_HEADER = Struct("<26xHH")
@@ -49,21 +49,11 @@ def stamp(status: os.stat_result) -> Stamp:
 
 
 def carry(file: Extracted, entry: ZipInfo, bundle: ZipFile) -> None:
-    """Add a file to `bundle` as it lies in the zip that it was extracted from.
-
-    `zipfile` has no word for it: this writes what `ZipFile` would have written, and makes it known to it.
-    """
-    info, target = file.info, cast(IO[bytes], bundle.fp)
+    """Add a file to `bundle` as it lies in the zip that it was extracted from."""
+    info = file.info
     entry.compress_type, entry.CRC = info.compress_type, info.CRC
     entry.compress_size, entry.file_size = info.compress_size, info.file_size
-    entry.header_offset = bundle.start_dir
-    target.seek(bundle.start_dir)
-    target.write(entry.FileHeader(zip64=False))
-    for block in _raw(file):
-        target.write(block)
-    bundle.start_dir = target.tell()
-    bundle.filelist.append(entry)
-    bundle.NameToInfo[entry.filename] = entry
+    add_as_it_is(_raw(file), entry, bundle)
 
 
 def _raw(file: Extracted) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import stat
 import threading
@@ -15,12 +16,12 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 from urllib.parse import quote
-from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from ulos_stream.archive.carrying import Extracted, carry, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, folded, shown, skipped
-from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, watch
+from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, store, watch
 from ulos_stream.archive.tree import DIRECTORY, beneath, closing
 from ulos_stream.errors import ArchiveRejected
 
@@ -93,9 +94,9 @@ def pack(
                     with _open(root, member) as source:
                         _add(bundle, member, source, limits, fingerprint, check)
                 elif member.name not in parents:
-                    bundle.writestr(_entry(member), b"")
+                    store(b"", _entry(member), bundle)
             if journal:
-                bundle.writestr(_entry(ours[0]), journal(fingerprint.hexdigest()), ZIP_STORED)
+                store(journal(fingerprint.hexdigest()), _entry(ours[0]), bundle)
     if isinstance(memory, BytesIO):
         archive.write(memory.getbuffer())
     if archive.seek(0, os.SEEK_END) > limits.zip_mib * MIB:
@@ -174,17 +175,23 @@ def _add(
     bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, fingerprint: Fingerprint, check: Check
 ) -> None:
     entry = _entry(member)
+    content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
+    if member.size < LEAST_DEFLATED_BYTES:
+        source.seek(0)
+        small = io.BytesIO()
+        copy(content, small, member, "the result", check)
+        store(small.getvalue(), entry, bundle)
+        return
     if _deflates(source, member.size, limits.ratio, check):
         entry.compress_type = ZIP_DEFLATED
     source.seek(0)
     with bundle.open(entry, "w") as sink:
-        content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
         copy(content, sink, member, "the result", check)
 
 
 def _deflates(source: IO[bytes], size: int, ratio: int, check: Check) -> bool:
-    """Whether a file is deflated, and not stored as it is."""
-    return size >= LEAST_DEFLATED_BYTES and not _is_dense(source, size) and _may_deflate(source, size, ratio, check)
+    """Whether a file that is not small is deflated, and not stored as it is."""
+    return not _is_dense(source, size) and _may_deflate(source, size, ratio, check)
 
 
 def _is_dense(source: IO[bytes], size: int) -> bool:

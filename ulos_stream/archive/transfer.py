@@ -2,8 +2,10 @@
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable
-from typing import IO
+from typing import IO, cast
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ulos_stream.archive.rules import Limits, Member, shown
 from ulos_stream.errors import ArchiveRejected, StageTimeout
@@ -39,3 +41,26 @@ def copy(content: Iterable[bytes], sink: IO[bytes], member: Member, whose: str, 
         sink.write(block)
     if left:
         raise ArchiveRejected(f"{whose}: {shown(member.name)} does not have the {member.size} bytes it announced")
+
+
+def store(content: bytes, entry: ZipInfo, bundle: ZipFile) -> None:
+    """Add a member that is not compressed; `ZipFile` would write its header twice, as it learns the content later."""
+    entry.compress_type, entry.CRC = ZIP_STORED, zlib.crc32(content)
+    entry.compress_size = entry.file_size = len(content)
+    add_as_it_is([content], entry, bundle)
+
+
+def add_as_it_is(content: Iterable[bytes], entry: ZipInfo, bundle: ZipFile) -> None:
+    """Add a member that is compressed already, if at all; its entry tells how, both sizes and the CRC.
+
+    `zipfile` has no word for it: this writes what `ZipFile` would have written, and makes it known to it.
+    """
+    target = cast(IO[bytes], bundle.fp)
+    entry.header_offset = bundle.start_dir
+    target.seek(bundle.start_dir)
+    target.write(entry.FileHeader(zip64=False))
+    for block in content:
+        target.write(block)
+    bundle.start_dir = target.tell()
+    bundle.filelist.append(entry)
+    bundle.NameToInfo[entry.filename] = entry
