@@ -153,7 +153,8 @@ class Pipeline:
         latest = time.monotonic() + self.delivery_timeout_s - self.fault_budget_s - task.timeout
 
         async def attempt() -> Verdict:
-            async with self._device(device, max(LEAST_LEASE_WAIT_S, latest - time.monotonic())):
+            wait_s = max(LEAST_LEASE_WAIT_S, latest - time.monotonic())
+            async with contextlib.nullcontext() if device is None else self._device(device, wait_s):
                 return await self._process(task, origin, executor, known, artifact, space)
 
         verdict = await self._persistently(attempt, task.routing_tree.routing_key)
@@ -204,20 +205,19 @@ class Pipeline:
             return await _do(look, inline=artifact.is_light)
 
     @contextlib.asynccontextmanager
-    async def _device(self, device: str | None, wait_s: float) -> AsyncIterator[None]:
-        """Have a device to oneself, if one is needed; the wait for it is not the task's time.
+    async def _device(self, device: str, wait_s: float) -> AsyncIterator[None]:
+        """Have a device to oneself; the wait for it is not the task's time.
 
         It ends before the broker would take the message away. Then the task crashes as by any fault that did not
         pass: back in its queue it would be the next one again, and at the fifth time be taken for poison.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if device is not None:
-                try:
-                    async with asyncio.timeout(wait_s):
-                        await stack.enter_async_context(self.leases.hold(device))
-                except TimeoutError:
-                    in_use = DeviceFault(f"{device} was in use by other stages for {wait_s:.0f} s")
-                    raise FaultBudgetSpent(f"given up: {in_use}") from in_use
+            try:
+                async with asyncio.timeout(wait_s):
+                    await stack.enter_async_context(self.leases.hold(device))
+            except TimeoutError:
+                in_use = DeviceFault(f"{device} was in use by other stages for {wait_s:.0f} s")
+                raise FaultBudgetSpent(f"given up: {in_use}") from in_use
             yield
 
     async def _process(
