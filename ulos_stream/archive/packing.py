@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import stat
 import threading
@@ -178,7 +177,7 @@ def _add(
     content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
     if member.size < LEAST_DEFLATED_BYTES:
         source.seek(0)
-        small = io.BytesIO()
+        small = BytesIO()
         copy(content, small, member, "the result", check)
         store(small.getvalue(), entry, bundle)
         return
