@@ -100,7 +100,11 @@ async def test_on_a_closed_channel_a_publish_says_so_and_what_was_written_is_giv
     async with a_publisher(broker) as (publish, _, rabbit):
         robust = await rabbit.config.broker_config.channel_manager.get_channel()
         channel = await robust.get_underlay_channel()
+        held = asyncio.Queue(maxsize=1)  # type: ignore[var-annotated]
+        flowing, channel.write_queue = channel.write_queue, held
         written = await publish(1)
+        await held.get()  # the broker never sees it, and so does not confirm it either
+        channel.write_queue = flowing
         await channel.close()
 
         with pytest.raises(ChannelClosed):
