@@ -9,11 +9,11 @@ none of it needs a task of its own. Only what a fault has met does.
 
 import asyncio
 import contextvars
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 
 from faststream.rabbit.publisher import RabbitPublisher
 
@@ -86,6 +86,8 @@ class Letter:
     watched: ExitStack = field(default_factory=ExitStack)
     headers: Headers = field(default_factory=dict)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    due: float = math.inf
+    """When the broker should have answered, by the clock of the event loop."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -104,6 +106,10 @@ class EventPublisher:
     """Events that no queue took."""
     _line: deque[Letter] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
+    _sent: dict[Confirmation, Letter] = field(default_factory=dict)
+    """What the broker has not answered yet, the oldest first."""
+    _overdue: asyncio.TimerHandle | None = None
+    """Set for the oldest, where there is one: to keep the time of each by itself takes as long as to send it."""
     _repeating: set[asyncio.Task[None]] = field(default_factory=set)
 
     def tell(self, letter: Letter) -> Told:
@@ -124,9 +130,7 @@ class EventPublisher:
                     confirmation = await begin(
                         self.publisher, letter.body, self.hop, letter.event_id, letter.message_id, letter.headers
                     )
-                    self._line.popleft()
-                    overdue = asyncio.get_running_loop().call_later(self.timeout_s, confirmation.cancel)
-                    confirmation.add_done_callback(partial(self._answered, letter, overdue))
+                    self._await_answer(self._line.popleft(), confirmation)
         except (Exception, asyncio.CancelledError) as broken:
             if is_our_cancellation(broken):
                 raise
@@ -135,8 +139,25 @@ class EventPublisher:
         finally:
             self._sending = None
 
-    def _answered(self, letter: Letter, overdue: asyncio.TimerHandle, confirmation: Confirmation) -> None:
-        overdue.cancel()
+    def _await_answer(self, letter: Letter, confirmation: Confirmation) -> None:
+        loop = asyncio.get_running_loop()
+        letter.due = loop.time() + self.timeout_s
+        self._sent[confirmation] = letter
+        confirmation.add_done_callback(self._answered)
+        if self._overdue is None:
+            self._overdue = loop.call_at(letter.due, self._give_up_overdue)
+
+    def _give_up_overdue(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._overdue = None
+        for confirmation, letter in self._sent.items():
+            if letter.due > loop.time():
+                self._overdue = loop.call_at(letter.due, self._give_up_overdue)
+                return
+            confirmation.cancel()
+
+    def _answered(self, confirmation: Confirmation) -> None:
+        letter = self._sent.pop(confirmation)
         broken = asyncio.CancelledError() if confirmation.cancelled() else confirmation.exception()
         if broken is not None:
             self._repeat(letter, broken)
