@@ -1,6 +1,7 @@
 """A node on a real broker: every row of the event and crash contract, and what it survives."""
 
 import asyncio
+import gc
 import hashlib
 import io
 import json
@@ -14,9 +15,11 @@ from typing import Any
 import aio_pika
 import pytest
 import trustme
+from aio_pika.abc import AbstractIncomingMessage
 from world import Heard, Proxy, World, a_tree, a_world, a_zip
 
 from ulos_stream import routing
+from ulos_stream.events import StageEvents
 from ulos_stream.lab import Broker, pyftpd
 from ulos_stream.tasks import Verdict
 
@@ -379,6 +382,24 @@ async def test_a_hop_that_was_published_twice_is_absorbed(world: World) -> None:
 
     assert sum(message.key == "next" for message in first) == 1
     assert [message.event for message in again] == ["acknowledged"]
+    assert again[-1].fields | {"at": ""} == first[-1].fields | {"at": ""}
+    assert again[-1].raw.message_id == first[-1].raw.message_id
+
+
+async def test_what_is_remembered_of_a_stage_that_is_done_holds_neither_its_message_nor_its_events(
+    world: World,
+) -> None:
+    def held() -> list[object]:
+        gc.collect()
+        return [it for it in gc.get_objects() if isinstance(it, AbstractIncomingMessage | StageEvents)]
+
+    async with world.node():
+        await world.send(world.task(a_tree("pass")))
+        await world.hear_the_end()
+
+        async with asyncio.timeout(10):
+            while held():
+                await asyncio.sleep(0.01)
 
 
 async def test_the_same_id_with_another_body_is_another_task(world: World) -> None:

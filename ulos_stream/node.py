@@ -16,7 +16,7 @@ import time
 import uuid
 from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aio_pika.abc import AbstractIncomingMessage
 from aiormq.exceptions import AMQPError
@@ -55,12 +55,17 @@ DETACH_S = 5.0
 class Outcome:
     """How a stage ended, and so how its delivery is settled."""
 
-    done: bool
-    """Acknowledge; otherwise reject."""
+    verdict: Verdict | None
+    """None for a stage that has crashed."""
     events: StageEvents | None
-    """None for a message that is no task."""
+    """None for a message that is no task, and for a stage that is done and only remembered."""
     context: contextvars.Context
     """Of the stage: what log lines say of it, and its trace."""
+
+    @property
+    def done(self) -> bool:
+        """Acknowledge; otherwise reject."""
+        return self.verdict is not None
 
 
 StageKey = tuple[str, str]
@@ -101,7 +106,7 @@ class Node:
         self._running: dict[StageKey, asyncio.Task[Outcome]] = {}
         self._lost: set[asyncio.Task[Outcome]] = set()
         """Those that run for a delivery which is lost: with its connection, before it was settled."""
-        self._ended: OrderedDict[StageKey, asyncio.Task[Outcome]] = OrderedDict()
+        self._ended: OrderedDict[StageKey, Outcome] = OrderedDict()
         self._deliveries: set[asyncio.Task[None]] = set()
 
         self._queue = topology.consumption_queue(broker.consumption_queue)
@@ -165,13 +170,15 @@ class Node:
             message: RabbitMessage = self._consuming.context.get_local("message")
             origin = _origin(message.raw_message)
             key = (origin.message_id, origin.body_sha256)
-            stage = self._stage(key, origin, _arrival(message.raw_message, origin, self._queue.name))
-            try:
-                outcome = await asyncio.shield(stage)
-            except asyncio.CancelledError:
-                if not stage.done():
-                    self._lost.add(stage)
-                raise
+            outcome = self._remembered(key, origin)
+            if outcome is None:
+                stage = self._stage(key, origin, _arrival(message.raw_message, origin, self._queue.name))
+                try:
+                    outcome = await asyncio.shield(stage)
+                except asyncio.CancelledError:
+                    if not stage.done():
+                        self._lost.add(stage)
+                    raise
             await self._settle(message, key, origin, outcome)
         finally:
             self._deliveries.discard(delivery)
@@ -204,23 +211,35 @@ class Node:
             stage.cancel()
         await asyncio.gather(*stages, return_exceptions=True)
 
+    def _remembered(self, key: StageKey, origin: Origin) -> Outcome | None:
+        """How the stage of a message has ended, if that is known.
+
+        A copy that the hop before published twice carries the same id and is absorbed here. One that has crashed and is
+        not redelivered was sent anew. The events of a stage that is done are not kept; this message tells of what.
+        """
+        outcome = self._ended.get(key)
+        if outcome is None or not (outcome.done or origin.redelivered):
+            return None
+        if outcome.events is None and outcome.done:
+            task = parse_task(origin.body, self._settings.node.max_timeout_s)
+            return replace(outcome, events=outcome.context.run(self._events, task, origin))
+        return outcome
+
     def _stage(self, key: StageKey, origin: Origin, arrival: Arrival) -> "asyncio.Task[Outcome]":
         """The stage of a message, which runs once however often the message is delivered.
 
-        A copy that the hop before published twice carries the same id and is absorbed here. One that has crashed and is
-        not redelivered was sent anew. A message without an id may be a fresh copy of another: it joins only a stage
-        that lost its delivery, and once that has ended, the journal decides.
+        A message without an id may be a fresh copy of another: it joins only a stage that lost its delivery, and once
+        that has ended, the journal decides.
         """
         stage = self._running.get(key)
         if stage is None and origin.redelivered and not origin.has_id:
             alike = (stage for (_, body), stage in self._running.items() if body == origin.body_sha256)
             stage = next((stage for stage in alike if stage in self._lost), None)
             self._lost.discard(stage)
-        if stage is None and (ended := self._ended.get(key)) and (origin.redelivered or ended.result().done):
-            return ended
         if stage is None:
             self._ended.pop(key, None)
-            stage = asyncio.create_task(self._carry_out(origin, arrival))
+            # In a context of its own: it is remembered, and that of the delivery holds the whole message.
+            stage = asyncio.create_task(self._carry_out(origin, arrival), context=contextvars.Context())
             self._running[key] = stage
             stage.add_done_callback(lambda ended: self._remember(key, ended))
         return stage
@@ -233,7 +252,8 @@ class Node:
         if defect := stage.exception():
             self._log.error("stage broken", message=key[0], reason=repr(defect), exc_info=defect)
         else:
-            self._ended[key] = stage
+            outcome = stage.result()
+            self._ended[key] = replace(outcome, events=None) if outcome.done else outcome
             while len(self._ended) > REMEMBERED_OUTCOMES:
                 self._ended.popitem(last=False)
 
@@ -247,14 +267,14 @@ class Node:
                 end(crash)
                 self._log.warning("message malformed", reason=str(crash))
                 await self.outbox.report_crash(malformed_message(origin.body, crash), message_id)
-                return Outcome(False, None, contextvars.copy_context())
+                return Outcome(None, None, contextvars.copy_context())
         about = {"task": task.task_id, "stage": task.routing_tree.routing_key, "message": message_id}
         with self._watch.stage(arrival, task) as end, self._log.about(**about):
             return await self._carry_out_task(task, origin, arrival, end)
 
     async def _carry_out_task(self, task: Task, origin: Origin, arrival: Arrival, end: End) -> Outcome:
         message_id, context = origin.message_id, contextvars.copy_context()
-        events = StageEvents(task, message_id, self._settings.node.node, self.events.tell)
+        events = self._events(task, origin)
         started = time.monotonic()
         self._log.debug("stage started")
         waiting = self._admission.waiting
@@ -270,11 +290,14 @@ class Node:
             await self.outbox.report_crash(crash_message(task, crash), message_id)
             events.emit("crashed", f"{crash.code}: {crash}")
             await events.confirmed()
-            return Outcome(False, events, context)
+            return Outcome(None, events, context)
         end(verdict)
         await events.confirmed()
         self._log.info("stage ended", verdict=verdict, seconds=round(time.monotonic() - started, 3))
-        return Outcome(True, events, context)
+        return Outcome(verdict, events, context)
+
+    def _events(self, task: Task, origin: Origin) -> StageEvents:
+        return StageEvents(task, origin.message_id, self._settings.node.node, self.events.tell)
 
     def _turn(self, task: Task) -> AbstractAsyncContextManager[None]:
         """The stage's turn; one that nobody can execute takes nothing, and is told at once."""
@@ -317,7 +340,7 @@ class Node:
             self._ended.pop(key, None)  # whoever sends it again wants it to be tried again
         if outcome.events is not None:
             if outcome.done:
-                outcome.events.emit("acknowledged", "the stage is done")
+                outcome.events.emit("acknowledged", "the stage is done", outcome.verdict)
             else:
                 outcome.events.emit("rejected", "put back into the queue" if requeue else "taken off the queue")
             await outcome.events.confirmed()
