@@ -12,7 +12,7 @@ import contextvars
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from faststream.rabbit.publisher import RabbitPublisher
@@ -82,10 +82,11 @@ class Letter:
     """Of the incoming message."""
     before: Told | None
     """The stage's event before this one; only a second attempt waits for it."""
-    told: Told = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    watched: ExitStack = field(default_factory=ExitStack)
-    headers: Headers = field(default_factory=dict)
-    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    told: Told = field(init=False)
+    watched: AbstractContextManager[Headers] = field(init=False)
+    """Entered, and left when the event is told."""
+    headers: Headers = field(init=False)
+    context: contextvars.Context = field(init=False)
     due: float = math.inf
     """When the broker should have answered, by the clock of the event loop."""
 
@@ -114,8 +115,9 @@ class EventPublisher:
 
     def tell(self, letter: Letter) -> Told:
         """Publish an event, behind those that were told before."""
-        watched = self.watch.publish("event", self.hop, letter.event_id, letter.message_id)
-        letter.headers = letter.watched.enter_context(watched)
+        letter.told, letter.context = asyncio.get_running_loop().create_future(), contextvars.copy_context()
+        letter.watched = self.watch.publish("event", self.hop, letter.event_id, letter.message_id)
+        letter.headers = letter.watched.__enter__()
         self._line.append(letter)
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
@@ -162,7 +164,7 @@ class EventPublisher:
         if broken is not None:
             self._repeat(letter, broken)
         else:
-            letter.watched.close()
+            letter.watched.__exit__(None, None, None)
             _settle(letter)
 
     def _repeat(self, letter: Letter, broken: BaseException) -> None:
@@ -189,7 +191,8 @@ class EventPublisher:
             )
 
         try:
-            with letter.watched:
+            with ExitStack() as watched:
+                watched.push(letter.watched)
                 await self.persistently(attempt)
         except Unroutable as nowhere:
             self.unroutable += 1
