@@ -65,8 +65,9 @@ class StageEvents:
 
     async def confirmed(self) -> None:
         """Wait until the broker has confirmed every event so far."""
-        if pending := [told for told in self._told if not told.done()]:
-            await asyncio.wait(pending)  # whose cancellation is not theirs
+        for told in reversed(self._told):  # the last is mostly the last to be told
+            if not told.done():
+                await asyncio.wait([told])  # whose cancellation is not this one's
 
 
 @dataclass(slots=True, eq=False)
