@@ -116,8 +116,10 @@ class Journal:
     @classmethod
     def parse(cls, key: bytes, file_path: str, content: bytes | None) -> "Journal":
         """Read the file's content; whatever is no journal of this version has no entries."""
+        if content is None:
+            return cls(key, file_path)
         try:
-            journal = json.loads(content or b"{}")
+            journal = json.loads(content)
             found = journal["entries"] if journal["version"] == VERSION else []
             entries = [Entry.model_validate(entry) for entry in found]
         except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
@@ -152,8 +154,8 @@ class Journal:
     def continued(self, entry: Entry) -> bytes:
         """The content of the file with one more entry, which is signed."""
         before = self.entries[-1].mac if self.entries else ""
-        signed = entry.model_copy(update={"mac": _mac(self.key, self.file_path, before, entry), "verified": True})
-        fields = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in (*self.entries, signed)]
+        fields = [each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in (*self.entries, entry)]
+        fields[-1] |= {"mac": _mac(self.key, self.file_path, before, entry), "verified": True}
         while len(content := json.dumps({"version": VERSION, "entries": fields}).encode()) > MOST_BYTES:
             del fields[0]
         return content
