@@ -58,7 +58,7 @@ async def a_stand(broker: Broker, queue: str, timeout_s: float = 10) -> AsyncIte
             reconnect_interval=0.1,
             logger=None,
         )
-        producer.install(rabbit)
+        producer.install(rabbit, timeout_s)
         async with rabbit:
             stand = Stand(rabbit, line, queue, timeout_s)
             await rabbit.start()

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import pytest
 from aiormq.exceptions import ChannelClosed, ChannelInvalidStateError, PublishError
 from faststream.rabbit import RabbitBroker
+from faststream.rabbit.response import RabbitPublishCommand
+from faststream.response.publish_type import PublishType
 
 from ulos_stream import producer, topology
 from ulos_stream.lab import Broker
@@ -17,7 +19,7 @@ from ulos_stream.lab import Broker
 async def a_publisher(broker: Broker) -> AsyncIterator[Any]:
     """Publishes to a queue of its own by the default exchange."""
     rabbit = RabbitBroker(broker.url, default_channel=topology.publishing_channel(), logger=None)
-    producer.install(rabbit)
+    producer.install(rabbit, 10)
     publisher = rabbit.publisher(persist=True)
     async with rabbit:
         await rabbit.start()
@@ -94,6 +96,17 @@ async def test_nobody_waits_for_a_connection_that_takes_nothing_and_all_arrive_o
 
     assert [message.message_id for message in got] == [f"m-{number}" for number in range(30)]
     assert frames < 30
+
+
+async def test_a_publish_waits_only_so_long_for_a_channel() -> None:
+    async def get_channel() -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    with pytest.raises(TimeoutError):
+        await producer.Producer(get_channel, timeout_s=0.05).publish(
+            RabbitPublishCommand(b"body", message_id="m-1", _publish_type=PublishType.PUBLISH)
+        )
 
 
 async def test_on_a_closed_channel_a_publish_says_so_and_what_was_written_is_given_up(broker: Broker) -> None:

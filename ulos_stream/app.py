@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastStream:
     """
     log = Log()
     consuming, publishing = open_broker(settings, log), open_broker(settings, log)
-    producer.install(publishing)
+    producer.install(publishing, settings.node.publish_timeout_s)
     storage = open_storage(settings)
     executors = find_executors(settings.node)
     for key in settings.node.require_executors:

@@ -127,13 +127,12 @@ class EventPublisher:
     async def _send(self) -> None:
         """Hand the whole line over, or, where the broker cannot take it now, leave each to its own attempts."""
         try:
-            async with asyncio.timeout(self.timeout_s):
-                while self._line:
-                    letter = self._line[0]
-                    confirmation = await begin(
-                        self.publisher, letter.body, self.hop, letter.event_id, letter.message_id, letter.headers
-                    )
-                    self._await_answer(self._line.popleft(), confirmation)
+            while self._line:
+                letter = self._line[0]
+                confirmation = await begin(
+                    self.publisher, letter.body, self.hop, letter.event_id, letter.message_id, letter.headers
+                )
+                self._await_answer(self._line.popleft(), confirmation)
         except (Exception, asyncio.CancelledError) as broken:
             if is_our_cancellation(broken):
                 raise

@@ -36,10 +36,10 @@ _SIZE_AND_FLAGS = Struct(">QH")
 _PERSISTENT = b"\x02"
 
 
-def install(broker: RabbitBroker) -> None:
+def install(broker: RabbitBroker, timeout_s: float) -> None:
     """Let every publisher that is declared on `broker` publish by a `Producer`."""
     config = broker.config.broker_config
-    config.producer = Producer(config.channel_manager.get_channel)
+    config.producer = Producer(config.channel_manager.get_channel, timeout_s)
 
 
 class Producer(AioPikaFastProducer):
@@ -47,14 +47,16 @@ class Producer(AioPikaFastProducer):
 
     Args:
         get_channel: Finds or opens that channel.
+        timeout_s: Seconds to wait for it.
     """
 
     codec: Any = None
     _parser: Any = None
     _decoder: Any = None
 
-    def __init__(self, get_channel: Callable[[], Awaitable[AbstractChannel]]) -> None:
+    def __init__(self, get_channel: Callable[[], Awaitable[AbstractChannel]], timeout_s: float) -> None:
         self._get_channel = get_channel
+        self._timeout_s = timeout_s
         self._line: Line | None = None
 
     async def publish(self, cmd: RabbitPublishCommand) -> Confirmation:  # type: ignore[override]
@@ -62,6 +64,7 @@ class Producer(AioPikaFastProducer):
 
         Raises:
             ChannelInvalidStateError: The channel is closed, and not open again yet.
+            TimeoutError: There is no connection.
         """
         line = await self._open_line()
         channel = line.channel
@@ -75,7 +78,8 @@ class Producer(AioPikaFastProducer):
 
     async def _open_line(self) -> "Line":
         if self._line is None or self._line.channel.is_closed:
-            channel = cast(Channel, await (await self._get_channel()).get_underlay_channel())
+            async with asyncio.timeout(self._timeout_s):
+                channel = cast(Channel, await (await self._get_channel()).get_underlay_channel())
             if channel.is_closed:
                 raise ChannelInvalidStateError(f"{channel!r} closed")
             if self._line is None or self._line.channel is not channel:  # another publish, too, has waited for it
