@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import IO, cast
+from typing import BinaryIO, cast
 from zipfile import ZipFile, ZipInfo
 
 from ulos_stream.archive.transfer import BLOCK_BYTES, add_as_it_is
@@ -58,7 +58,7 @@ def carry(file: Extracted, entry: ZipInfo, bundle: ZipFile) -> None:
 
 def _raw(file: Extracted) -> Iterator[bytes]:
     """The content as it is stored. Members do not overlap, and the sizes are those with which it was extracted."""
-    source, left = cast(IO[bytes], file.bundle.fp), file.info.compress_size
+    source, left = cast(BinaryIO, file.bundle.fp), file.info.compress_size
     source.seek(file.info.header_offset)
     name, extra = _LOCAL_HEADER.unpack(source.read(_LOCAL_HEADER.size))
     source.seek(name + extra, os.SEEK_CUR)

@@ -4,7 +4,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from typing import IO, cast
+from typing import IO, BinaryIO, cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ulos_stream.archive.rules import Limits, Member, shown
@@ -55,7 +55,7 @@ def add_as_it_is(content: Iterable[bytes], entry: ZipInfo, bundle: ZipFile) -> N
 
     `zipfile` has no word for it: this writes what `ZipFile` would have written, and makes it known to it.
     """
-    target = cast(IO[bytes], bundle.fp)
+    target = cast(BinaryIO, bundle.fp)
     entry.header_offset = bundle.start_dir
     target.seek(bundle.start_dir)
     target.write(entry.FileHeader(zip64=False))

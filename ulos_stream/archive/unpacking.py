@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from ulos_stream.archive.carrying import Extracted, Stamp, stamp
@@ -159,7 +159,7 @@ def opened(archive: BinaryIO, limits: Limits) -> Iterator[Artifact]:
     else:
         file = _Bounded(archive, limits)
     with _sound("no zip, or a damaged one"):
-        bundle = ZipFile(cast(IO[bytes], file))
+        bundle = ZipFile(cast(BinaryIO, file))
     if isinstance(file, _Bounded):
         file.limits = None
     with bundle:
