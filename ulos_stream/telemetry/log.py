@@ -110,6 +110,9 @@ def configure_logging(level: str) -> None:
             foreign_pre_chain=[_as_notice, *shared],
         )
     )
+    # What no line shows is not looked up for each: "Optimization" in Python's Logging HOWTO.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
