@@ -192,7 +192,10 @@ async def test_the_limit_shrinks_while_the_overhead_is_many_times_that_of_an_idl
         assert limits == sorted(limits, reverse=True)
 
 
-async def test_the_limit_does_not_grow_while_the_cores_are_busy_and_comes_back_to_what_keeps_them_so() -> None:
+async def test_the_limit_does_not_grow_while_the_cores_are_busy_and_comes_back_to_what_keeps_them_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ulos_stream.admission.LOOK_S", 0)
     async with stages(most=32, adaptive=True, idle=lambda: 0.0) as some:
         for number in range(40):
             await some.ask(str(number))
@@ -203,8 +206,26 @@ async def test_the_limit_does_not_grow_while_the_cores_are_busy_and_comes_back_t
         for _ in range(400):
             some.admission.observe(0.01)
 
-        assert before == 2 * CORES
-        assert 2 * CORES - 1 < some.admission.limit <= 2 * CORES
+        assert (before, some.admission.limit) == (2 * CORES, 2 * CORES)
+
+
+async def test_the_limit_comes_back_slowly_however_many_stages_end_and_however_late_they_are_on_busy_cores() -> None:
+    async with stages(most=32, adaptive=True, idle=lambda: 0.0) as some:
+        some.admission.limit = 32.0
+        some.admission.observe(0.01)
+        for _ in range(400):
+            some.admission.observe(5.0)
+
+        assert some.admission.limit == 31
+
+
+async def test_the_limit_shrinks_without_memory_though_the_cores_are_busy() -> None:
+    async with stages(most=32, adaptive=True, free=lambda: 0.01, idle=lambda: 0.0) as some:
+        some.admission.limit = 32.0
+        for _ in range(400):
+            some.admission.observe(0.01)
+
+        assert some.admission.limit == 1
 
 
 async def test_the_limit_grows_though_no_stage_ends_as_long_as_the_cores_have_time(

@@ -3,7 +3,9 @@
 A node holds as many messages as its prefetch count lets it; how many of them are at work at once is decided here.
 One limit, between 1 and that count, is moved by what is felt: as long as the machine's cores have time left, and the
 stages' overhead (download, unpack, pack, upload: all but the run) takes about what it takes on an idle node, more
-may run. When the cores are busy, more at once would only make each of them later, and some late for their timeout.
+may run. When the cores are busy, more at once would only make each of them later, and some late for their timeout: the
+limit goes back, by one at each look, so that it does not fall to where cores stand idle. Overhead tells nothing then,
+for it waits for a core as well.
 
 Pure but for two looks at the machine, which can be replaced.
 """
@@ -21,7 +23,7 @@ CORES = os.cpu_count() or 1
 TOLERANCE = 20.0
 """How many times the overhead on an idle node is still well: a busy loop shows in it long before it is in the way.
 With 6, stages of 1 MiB were kept a quarter below what the machine carries."""
-LEAST_IDLE = 0.1
+LEAST_IDLE = 0.05
 """Part of the cores' time that must be left for the limit to grow."""
 SETTLED = 0.1
 """Weight of the newest overhead in the running mean: the last ten stages or so."""
@@ -132,27 +134,34 @@ class Admission:
         self._idle_s = min(self._idle_s * FORGOTTEN or overhead_s, overhead_s)
         self._look()
         step = 1 / math.sqrt(self.limit)
-        is_late = self._usual_s > TOLERANCE * self._idle_s
-        if is_late or self._is_scarce or (self._is_busy and self.limit > 2 * CORES):
-            self.limit = max(1.0, self.limit - step)
+        is_late = self._usual_s > TOLERANCE * self._idle_s and not self._is_busy
+        if is_late or self._is_scarce:
+            self._move(-step)
         elif self.waiting and not self._is_busy:
-            self.limit = min(float(self.most), self.limit + step)
+            self._move(step)
 
-    def _look(self) -> bool:
-        """Look at the machine, unless that was done just now; whether it was."""
+    def _look(self) -> None:
+        """Look at the machine, unless that was done just now, and move the limit: runs may last long."""
         now_s = asyncio.get_running_loop().time()
         if now_s < self._looked_s + LOOK_S:
-            return False
+            return
         self._looked_s = now_s
         self._is_scarce, self._is_busy = self.free() < LEAST_FREE, self.idle() < LEAST_IDLE
-        return True
+        if not self.adaptive or self._is_scarce:
+            return
+        if not self._is_busy and self.waiting:
+            self._move(1)
+        elif self._is_busy and self.limit > 2 * CORES:
+            self._move(-1)
+
+    def _move(self, step: float) -> None:
+        self.limit = min(float(self.most), max(1.0, self.limit + step))
 
     def _admit(self) -> None:
         """Give every stage its turn that may have it now."""
         if not self._waiting:
             return
-        if self._look() and self.adaptive and not (self._is_busy or self._is_scarce):
-            self.limit = min(float(self.most), self.limit + 1)  # runs that last long tell nothing meanwhile
+        self._look()
         if not self.hindrance():
             while (ticket := self._next()) and not (self.weight and self._is_scarce):
                 self._enter(ticket)
