@@ -75,6 +75,16 @@ async def test_the_end_of_one_message_does_not_hide_that_no_queue_takes_another_
             await lost
 
 
+async def test_the_ids_of_answered_messages_do_not_pile_up(broker: Broker) -> None:
+    async with a_publisher(broker) as (publish, _, rabbit):
+        for number in range(3 * producer.SPARE_IDS):
+            await (await publish(number))
+        robust = await rabbit.config.broker_config.channel_manager.get_channel()
+        channel = await robust.get_underlay_channel()
+
+        assert len(channel.message_id_delivery_tag) <= producer.SPARE_IDS + 1
+
+
 async def test_nobody_waits_for_a_connection_that_takes_nothing_and_all_arrive_once_it_does(broker: Broker) -> None:
     async with a_publisher(broker) as (publish, queue, rabbit):
         robust = await rabbit.config.broker_config.channel_manager.get_channel()

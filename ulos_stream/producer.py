@@ -19,7 +19,7 @@ from typing import Any, NoReturn, cast
 
 from aio_pika.abc import AbstractChannel
 from aiormq.abc import ChannelFrame
-from aiormq.channel import Channel
+from aiormq.channel import Channel, Returning
 from aiormq.exceptions import ChannelInvalidStateError
 from faststream.exceptions import FeatureNotSupportedException
 from faststream.rabbit import RabbitBroker
@@ -30,6 +30,9 @@ from pamqp.encode import field_table
 Confirmation = asyncio.Future[Any]
 """Done when the broker has answered: it raises `PublishError` for a message that no queue takes, `DeliveryError` for
 one that is refused, and what closed the channel where there is no answer any more."""
+
+SPARE_IDS = 100
+"""Ids of answered messages that a line may remember, beside as many as are open."""
 
 _FRAME = Struct(">BHI")
 _SIZE_AND_FLAGS = Struct(">QH")
@@ -98,8 +101,7 @@ class Line:
         self.channel = channel
         self._frames: list[bytes] = []
         self._has_frames = asyncio.Event()
-        self._open: dict[Confirmation, tuple[str, int]] = {}
-        """What the broker has not answered yet: id and number of each message."""
+        self._most_ids = SPARE_IDS
         channel.create_task(self._flush())
         channel.closing.add_done_callback(self._give_up)
 
@@ -112,8 +114,8 @@ class Line:
         confirmation: Confirmation = channel.loop.create_future()
         channel.confirmations[tag] = confirmation
         channel.message_id_delivery_tag[message_id] = tag
-        self._open[confirmation] = message_id, tag
-        confirmation.add_done_callback(self._forget)
+        if len(channel.message_id_delivery_tag) > self._most_ids:
+            self._forget_answered()
         self._frames.append(frames)
         self._has_frames.set()
         return confirmation
@@ -126,17 +128,18 @@ class Line:
             frames, self._frames = self._frames, []
             await self.channel.write_queue.put(ChannelFrame(payload=b"".join(frames), should_close=False))
 
-    def _forget(self, confirmation: Confirmation) -> None:
-        """An answer has come, or will not: the message's id is free again, unless another took it meanwhile."""
-        message_id, tag = self._open.pop(confirmation)
-        if self.channel.message_id_delivery_tag.get(message_id) == tag:
-            del self.channel.message_id_delivery_tag[message_id]
+    def _forget_answered(self) -> None:
+        """Forget the ids of messages that are answered, of many at once: to be told each answer takes longer."""
+        channel = self.channel
+        ids = channel.message_id_delivery_tag
+        channel.message_id_delivery_tag = {name: tag for name, tag in ids.items() if tag in channel.confirmations}
+        self._most_ids = 2 * len(channel.message_id_delivery_tag) + SPARE_IDS
 
     def _give_up(self, closing: Confirmation) -> None:
         """The channel has closed: what is open gets no answer any more."""
         reason = closing.exception() or ChannelInvalidStateError(f"{self.channel!r} closed")
-        for confirmation in self._open:
-            if not confirmation.done():
+        for confirmation in self.channel.confirmations.values():
+            if not confirmation.done() and not isinstance(confirmation, Returning):
                 confirmation.set_exception(reason)
 
 
