@@ -137,7 +137,8 @@ class Line:
 
     def _give_up(self, closing: Confirmation) -> None:
         """The channel has closed: what is open gets no answer any more."""
-        reason = closing.exception() or ChannelInvalidStateError(f"{self.channel!r} closed")
+        reason = None if closing.cancelled() else closing.exception()
+        reason = reason or ChannelInvalidStateError(f"{self.channel!r} closed")
         for confirmation in self.channel.confirmations.values():
             if not confirmation.done() and not isinstance(confirmation, Returning):
                 confirmation.set_exception(reason)

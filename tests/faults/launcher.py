@@ -124,18 +124,26 @@ def _renames(client: object, command: str | None, *expected: str) -> bool:
 
 
 def _mark_stage(node: Any) -> None:
-    """Everything that one delivery leads to knows its task and stage."""
-    receive = node.receive
+    """Everything that one delivery leads to knows its task and stage; the stage has a context of its own."""
+    receive, carry_out = node.receive, node._carry_out
 
-    @functools.wraps(receive)
-    async def marked(self: object, body: bytes) -> None:
+    def mark(body: bytes) -> None:
         with contextlib.suppress(ValueError, TypeError, KeyError):
             task = json.loads(body)
             _stage.set((task["taskId"], task["routingTree"]["routingKey"]))
+
+    @functools.wraps(receive)
+    async def marked(self: object, body: bytes) -> None:
+        mark(body)
         announce("received")
         await receive(self, body)
 
-    node.receive = marked
+    @functools.wraps(carry_out)
+    async def marked_stage(self: object, origin: Any, arrival: object) -> Any:
+        mark(origin.body)
+        return await carry_out(self, origin, arrival)
+
+    node.receive, node._carry_out = marked, marked_stage
 
 
 def _halve_uploads(transfer: Any) -> None:
