@@ -53,7 +53,7 @@ class FtpClient(asyncio.Protocol):
         """The server says how much it sends when it begins, and said the truth when it was compared."""
         self._ftp = ftp
         self._transport = cast(asyncio.Transport, ftp.stream.writer.transport)
-        self._peer: str = self._transport.get_extra_info("peername")[0]
+        self._peer: str = ftp.server_host
         self._tls = self._transport.get_extra_info("ssl_object")
         self._loop = asyncio.get_running_loop()
         self._passive = "EPSV"
@@ -98,6 +98,8 @@ class FtpClient(asyncio.Protocol):
         if command is not None:
             if "\r" in command or "\n" in command:
                 raise ValueError("a command holds a line break")
+            if self._transport.is_closing():
+                raise self._broken or ConnectionResetError()
             self._transport.write(f"{command}\r\n".encode())
         while (reply := self._take()) is None:
             if self._broken:
@@ -219,6 +221,8 @@ class Transfer(asyncio.Protocol):
     async def encrypt(self, context: ssl.SSLContext, host: str) -> None:
         """Begin TLS."""
         assert self._transport is not None  # noqa: S101
+        if self._transport.is_closing():
+            raise ConnectionResetError
         self._transport = await self._loop.start_tls(self._transport, self, context, server_hostname=host)
 
     async def ended(self) -> None:
@@ -230,6 +234,8 @@ class Transfer(asyncio.Protocol):
     async def write(self, block: bytes) -> bool:
         """Send a block, as soon as there is room for it; whether the server takes more."""
         assert self._transport is not None  # noqa: S101
+        if self._transport.is_closing():  # uvloop's raises a `RuntimeError` then
+            return False
         self._transport.write(block)
         if self._paused is not None:
             await self._paused
