@@ -53,7 +53,10 @@ class FtpClient(asyncio.Protocol):
         """The server says how much it sends when it begins, and said the truth when it was compared."""
         self._ftp = ftp
         self._transport = cast(asyncio.Transport, ftp.stream.writer.transport)
-        self._peer: str = ftp.server_host
+        peer = self._transport.get_extra_info("peername")
+        if peer is None:
+            raise ConnectionResetError
+        self._peer: str = peer[0]
         self._tls = self._transport.get_extra_info("ssl_object")
         self._loop = asyncio.get_running_loop()
         self._passive = "EPSV"
