@@ -822,6 +822,22 @@ async def test_the_reason_why_a_server_breaks_off_a_large_upload_is_in_the_fault
     assert stub.files == {ARTIFACT: OLD}
 
 
+async def test_a_data_connection_that_is_lost_before_anything_was_sent_is_a_fault(
+    stub: Stub, connect: Connect, new: Path
+) -> None:
+    async def drop(session: Session, _: str) -> None:
+        _, data = await session.data
+        data.transport.abort()
+        await asyncio.sleep(0.05)  # so that the client has noticed when it may send
+        session.say("150 let me have it")
+        session.say("426 it broke")
+
+    stub.on["STOR"] = drop
+
+    with pytest.raises(StorageFault, match="426 it broke"):
+        await connect(stub).upload(new, ARTIFACT, stage_id="m")
+
+
 async def test_an_upload_into_a_stall_ends_within_the_limit_and_is_tidied_up(
     stub: Stub, connect: Connect, tmp_path: Path
 ) -> None:
