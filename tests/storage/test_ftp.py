@@ -828,7 +828,7 @@ async def test_the_reason_why_a_server_breaks_off_a_large_upload_is_in_the_fault
 
 
 def test_a_data_connection_that_is_lost_before_anything_was_sent_is_a_fault(new: Path) -> None:
-    async def drop(session: Session, _: str) -> None:
+    async def drop(session: Session, path: str) -> None:
         _, data = await session.data
         data.transport.abort()
         await asyncio.sleep(0.05)  # so that the client has noticed when it may send
