@@ -351,10 +351,15 @@ class ApiServer:
         if await self._run(run, receive, status["initContainerStatuses"]):
             return
         status["phase"] = "Running"
-        # Waiting for one whose run never ends, as `carry` does, would be for ever.
-        await asyncio.gather(*(self._run(run, each, status["containerStatuses"]) for each in spec["containers"]))
+        async with asyncio.TaskGroup() as containers:
+            for each in spec["containers"]:  # one by one, as SyncPod starts them (pkg/kubelet/kuberuntime)
+                started = asyncio.Event()
+                containers.create_task(self._run(run, each, status["containerStatuses"], started))
+                await started.wait()
 
-    async def _run(self, run: Run, spec: dict[str, Any], told: list[dict[str, Any]]) -> int:
+    async def _run(
+        self, run: Run, spec: dict[str, Any], told: list[dict[str, Any]], started: asyncio.Event | None = None
+    ) -> int:
         """One container, from its image to its end; returns its exit code."""
         name, image = spec["name"], spec["image"]
         if image not in self._images:
@@ -375,6 +380,8 @@ class ApiServer:
         starting = asyncio.ensure_future(docker("run", "--detach", "--label", self._label, *_flags(run, spec)))
         run.starting.append(starting)
         code, said = await asyncio.shield(starting)
+        if started is not None:
+            started.set()
         if code:
             about["state"] = {"terminated": {"exitCode": 128, "reason": "StartError", "message": said.strip()}}
             await self._tell("MODIFIED", run)
