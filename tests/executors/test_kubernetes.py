@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from api_server import NO_NETWORK, ApiServer, baseline, docker, failure, hang_up, violations
-from workbench import IMAGE, container, make_job, script_image
+from workbench import EAT_UP_MEMORY, IMAGE, container, make_job, script_image
 from world import a_tree, a_world, a_zip
 
 from ulos_stream.errors import ConfigurationError, EngineFault, ExecutorCrashed, ExecutorUnavailable
@@ -207,7 +207,7 @@ async def test_a_run_that_leaves_more_than_it_may_crashes(
 
 
 async def test_a_run_that_takes_too_much_memory_crashes(server: ApiServer, tmp_path: Path) -> None:
-    job, _ = make_job(tmp_path, "exec head -c 100000000 /dev/zero | exec tail -c 90000000; exit 137")
+    job, _ = make_job(tmp_path, EAT_UP_MEMORY)
 
     async with kubernetes_executor(sandbox={"memory_mib": 20}) as executor:
         with pytest.raises(ExecutorCrashed, match="out of memory: killed at its limit of 20 MiB"):
@@ -436,8 +436,8 @@ async def test_a_registry_that_is_away_is_a_fault_once_the_time_to_start_is_over
     job, _ = make_job(tmp_path)
     server.waiting = {"reason": "ErrImagePull", "message": "dial tcp 10.0.0.1:443: connect: connection refused"}
 
-    async with kubernetes_executor({"start_s": 2}) as executor:
-        with pytest.raises(EngineFault, match=r"not ready within 2 s: ErrImagePull: .*connection refused"):
+    async with kubernetes_executor({"start_s": 5}) as executor:
+        with pytest.raises(EngineFault, match=r"not ready within 5 s: ErrImagePull: .*connection refused"):
             await executor.run(job)
 
     assert server.runs == {}

@@ -26,6 +26,11 @@ from ulos_stream.images import local_image
 SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 SCRIPT = "cd /work && exec /bin/sh ./job.sh\n"
 IMAGE = f"ulos-test/script:{hashlib.sha256(SCRIPT.encode()).hexdigest()[:12]}"
+EAT_UP_MEMORY = "sleep 1; tail /dev/zero; sleep 1; exit 137"
+"""Shell for a run that loses a process over its memory, and ends as if it had been all of it.
+
+Of a kill in a run's first or last moment, containerd does not always tell (its issues 8893 and 12260).
+"""
 NOWHERE = "unix:///nowhere/docker.sock"
 
 

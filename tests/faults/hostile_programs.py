@@ -99,7 +99,7 @@ WRITE_ON = "dd if=/dev/zero of={} bs=1000000 count=1 || {}"
 
 PROGRAMS = [
     Program("fork bomb", "FAIL", "bomb() { bomb | bomb & }; bomb; sleep 2; exit 3", says("fork")),
-    Program("memory bomb", "executor_crashed", "exec tail /dev/zero", detail="out of memory"),
+    Program("memory bomb", "executor_crashed", "sleep 1; tail /dev/zero; sleep 1; exit 137", detail="out of memory"),
     Program(
         "memory by tmpfs", "FAIL", "cat /dev/zero > /tmp/fill; cat /dev/zero > /dev/shm/fill; exit 3", says("No space")
     ),

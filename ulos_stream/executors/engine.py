@@ -245,7 +245,10 @@ class Engine:
         return await self.ask(lambda docker: _find_kill(docker, container.id, started_at))
 
     async def ran_out_of_memory(self, container: "DockerContainer") -> bool:
-        """Whether the kernel killed something in a container at its limit of memory; some engines never say so."""
+        """Whether the kernel killed something in a container at its limit of memory, if the engine says so.
+
+        Some never do, and containerd not always when it was in a run's first or last moment (its issues 8893, 12260).
+        """
         return bool((await self.ask(lambda _: container.show()))["State"]["OOMKilled"])
 
     async def read_log(self, container: "DockerContainer") -> dict[int, bytes]:
