@@ -8,7 +8,7 @@ import pytest
 from world import a_zip
 
 from ulos_stream import archive
-from ulos_stream.errors import ArtifactChanged, Fault, FaultBudgetSpent
+from ulos_stream.errors import ArtifactChanged, Fault, FaultBudgetSpent, StorageFault
 from ulos_stream.executors.registry import build_registry
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
@@ -66,10 +66,11 @@ class Stand:
     def _report(self, fault: Fault, wait_s: float) -> None:
         self.told.append((str(fault), wait_s))
 
-    async def run(self) -> Verdict:
+    async def run(self, *, redelivered: bool = False) -> Verdict:
         body = {"taskId": "t", "taskOwnerId": "o", "filePath": "/a.zip", "timeout": 10}
         task = Task.model_validate(body | {"routingTree": {"exchange": "", "routingKey": "pass"}})
-        return (await self.pipeline.run(task, Origin(str(uuid.uuid4()), b""), self._event)).verdict
+        origin = Origin(str(uuid.uuid4()), b"", redelivered=redelivered)
+        return (await self.pipeline.run(task, origin, self._event)).verdict
 
     def _event(self, event: Event, text: str, verdict: Verdict | None = None) -> None:
         """Nobody listens."""
@@ -101,6 +102,19 @@ async def test_an_artifact_that_never_holds_still_is_a_crash_when_the_budget_is_
         await Stand(tmp_path, storage, budget_s=0.2).run()
 
     assert storage.downloads < 10
+
+
+async def test_what_may_be_left_on_the_storage_is_said_and_changes_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(path: str, *, stage_id: str) -> None:
+        raise StorageFault(f"no listing of what is beside {path!r}")
+
+    stand = Stand(tmp_path, storage := Storage(changes=0), budget_s=0)
+    monkeypatch.setattr(storage, "sweep", refuse)
+
+    assert await stand.run(redelivered=True) is Verdict.PASS
+    assert caplog.messages == ["a temporary file may be left on the storage: no listing of what is beside '/a.zip'"]
 
 
 @pytest.mark.parametrize(("trouble_s", "expected"), [(10.0, 1), (-10.0, 0)])

@@ -8,6 +8,7 @@ the artifact's journal shows as done is not carried out again.
 import asyncio
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -49,6 +50,8 @@ TROUBLE_S = 10.0
 """Seconds after the begin of another attempt from which on it seems to go well: a run may last for hours."""
 LEAST_LEASE_WAIT_S = 30.0
 """Seconds that each attempt at a stage waits for its device at least: to take an idle one needs a moment."""
+
+_log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
@@ -185,8 +188,10 @@ class Pipeline:
 
     async def _tidy(self, task: Task, origin: Origin) -> None:
         """Remove the temporary files of this stage from the storage, if it lets us."""
-        with contextlib.suppress(StorageFault):
+        try:
             await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+        except StorageFault as fault:  # the result is there, and such a file is in nobody's way
+            _log.warning("a temporary file may be left on the storage: %s", fault)
 
     async def _open(self, space: Workspace, stack: contextlib.ExitStack) -> Artifact:
         """The downloaded artifact, open until the end of the stage."""
