@@ -209,6 +209,20 @@ async def test_the_limit_does_not_grow_while_the_cores_are_busy_and_comes_back_t
         assert (before, some.admission.limit) == (2 * CORES, 2 * CORES)
 
 
+async def test_the_limit_stays_while_the_cores_have_some_time_left_and_not_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ulos_stream.admission.LOOK_S", 0)
+    async with stages(most=32, adaptive=True, idle=lambda: 0.1) as some:
+        some.admission.limit = 12.0
+        for number in range(40):
+            await some.ask(str(number))
+        for _ in range(400):
+            some.admission.observe(0.01)
+
+        assert some.admission.limit == 12
+
+
 async def test_the_limit_comes_back_slowly_however_many_stages_end_and_however_late_they_are_on_busy_cores() -> None:
     async with stages(most=32, adaptive=True, idle=lambda: 0.0) as some:
         some.admission.limit = 32.0

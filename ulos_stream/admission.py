@@ -1,11 +1,11 @@
 """How many stages may run now, and whose turn it is.
 
 A node holds as many messages as its prefetch count lets it; how many of them are at work at once is decided here.
-One limit, between 1 and that count, is moved by what is felt: as long as the machine's cores have time left, and the
-stages' overhead (download, unpack, pack, upload: all but the run) takes about what it takes on an idle node, more
+One limit, between 1 and that count, is moved by what is felt: as long as the machine's cores have ample time left, and
+the stages' overhead (download, unpack, pack, upload: all but the run) takes about what it takes on an idle node, more
 may run. When the cores are busy, more at once would only make each of them later, and some late for their timeout: the
 limit goes back, by one at each look, so that it does not fall to where cores stand idle. Overhead tells nothing then,
-for it waits for a core as well.
+for it waits for a core as well. In between it stays.
 
 Pure but for two looks at the machine, which can be replaced.
 """
@@ -20,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CORES = os.cpu_count() or 1
-TOLERANCE = 20.0
+TOLERANCE = 40.0
 """How many times the overhead on an idle node is still well: a busy loop shows in it long before it is in the way.
-With 6, stages of 1 MiB were kept a quarter below what the machine carries."""
-LEAST_IDLE = 0.05
+With 6, stages of 1 MiB were kept a quarter below what the machine carries; 32 light ones at once take 20 times."""
+AMPLE_IDLE = 0.15
 """Part of the cores' time that must be left for the limit to grow."""
+LEAST_IDLE = 0.05
+"""With less left, the cores are busy."""
 SETTLED = 0.1
 """Weight of the newest overhead in the running mean: the last ten stages or so."""
 FORGOTTEN = 1.002
@@ -85,7 +87,7 @@ class Admission:
         self._looking: asyncio.Task[None] | None = None
         self._usual_s = self._idle_s = 0.0
         self._looked_s = -math.inf
-        self._is_scarce = self._is_busy = False
+        self._is_scarce, self._cores_left = False, 1.0
 
     @property
     def running(self) -> int:
@@ -134,10 +136,10 @@ class Admission:
         self._idle_s = min(self._idle_s * FORGOTTEN or overhead_s, overhead_s)
         self._look()
         step = 1 / math.sqrt(self.limit)
-        is_late = self._usual_s > TOLERANCE * self._idle_s and not self._is_busy
+        is_late = self._usual_s > TOLERANCE * self._idle_s and self._cores_left >= LEAST_IDLE
         if is_late or self._is_scarce:
             self._move(-step)
-        elif self.waiting and not self._is_busy:
+        elif self.waiting and self._cores_left > AMPLE_IDLE:
             self._move(step)
 
     def _look(self) -> None:
@@ -146,12 +148,12 @@ class Admission:
         if now_s < self._looked_s + LOOK_S:
             return
         self._looked_s = now_s
-        self._is_scarce, self._is_busy = self.free() < LEAST_FREE, self.idle() < LEAST_IDLE
+        self._is_scarce, self._cores_left = self.free() < LEAST_FREE, self.idle()
         if not self.adaptive or self._is_scarce:
             return
-        if not self._is_busy and self.waiting:
+        if self._cores_left > AMPLE_IDLE and self.waiting:
             self._move(1)
-        elif self._is_busy and self.limit > 2 * CORES:
+        elif self._cores_left < LEAST_IDLE and self.limit > 2 * CORES:
             self._move(-1)
 
     def _move(self, step: float) -> None:
