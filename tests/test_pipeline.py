@@ -33,6 +33,8 @@ class Storage:
         target.truncate()
         return Version(target.write(a_zip()), None)
 
+    async def date(self, path: str, version: Version) -> None: ...
+
     async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         if self.changes:
             self.changes -= 1

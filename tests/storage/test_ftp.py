@@ -742,11 +742,19 @@ async def test_the_temporary_name_carries_the_hash_of_the_message_id_and_differs
 
 
 async def test_the_size_alone_tells_versions_apart_where_the_server_knows_no_times(
-    stub: Stub, connect: Connect, new: Path, tmp_path: Path
+    stub: Stub, connect: Connect, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub.on["MDTM"] = lambda session, _: refuse(session, "502 not yet")
+    monkeypatch.setattr(ftp, "DATED_S", 0.01)
+    asked = asyncio.Event()
+
+    async def know_none(session: Session, _: str) -> None:
+        session.say("502 not yet")
+        asked.set()
+
+    stub.on["MDTM"] = know_none
     storage = connect(stub)
     version = await storage.download(ARTIFACT, tmp_path / "a")
+    await asked.wait()
 
     await storage.upload(new, ARTIFACT, stage_id="m", expected=version)
     with pytest.raises(ArtifactChanged):
@@ -762,11 +770,55 @@ async def test_times_of_whole_seconds_are_compared_once_a_second_is_over(
 ) -> None:
     storage = connect(stub)
     version = await storage.download(ARTIFACT, tmp_path / "a")
+    await storage.date(ARTIFACT, version)
 
     version = replace(version, seen_s=version.seen_s - seen_s_ago)
     await storage.upload(new, ARTIFACT, stage_id="m", expected=version)
 
     assert stub.verbs.count("MDTM") == asked
+
+
+async def test_the_time_is_asked_for_only_where_the_version_is_kept(
+    stub: Stub, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp, "DATED_S", 0.01)
+    stub.files["/b.zip"] = OLD
+    asked = asyncio.Event()
+
+    async def tell(session: Session, path: str) -> None:
+        session.say("213 20261124080000")
+        asked.set()
+
+    stub.on["MDTM"] = tell
+    storage = connect(stub)
+
+    await storage.download(ARTIFACT, tmp_path / "a")
+    kept = await storage.download("/b.zip", tmp_path / "b")
+    await asked.wait()
+    await storage.aclose()
+
+    assert [line for line in stub.told if line.startswith("MDTM")] == ["MDTM /b.zip"]
+    assert kept.modified == "20261124080000"
+
+
+async def test_a_server_that_does_not_tell_the_time_now_costs_the_stage_nothing(
+    stub: Stub, connect: Connect, new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ftp, "DATED_S", 0.01)
+    asked = asyncio.Event()
+
+    async def hang_up(session: Session, _: str) -> None:
+        session.hang_up()
+        asked.set()
+
+    stub.on["MDTM"] = hang_up
+    storage = connect(stub)
+
+    version = await storage.download(ARTIFACT, tmp_path / "a")
+    await asked.wait()
+    await storage.upload(new, ARTIFACT, stage_id="m", expected=replace(version, seen_s=version.seen_s - 2))
+
+    assert stub.files == {ARTIFACT: NEW}
 
 
 async def test_a_sweep_without_a_listing_is_a_fault(stub: Stub, connect: Connect) -> None:
@@ -865,7 +917,7 @@ async def test_an_upload_into_a_stall_ends_within_the_limit_and_is_tidied_up(
 async def test_a_clean_up_that_fails_ends_soon_and_does_not_hide_why_the_upload_failed(
     stub: Stub, connect: Connect, new: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ftp, "TIDY_S", 0.2)
+    monkeypatch.setattr(ftp, "ASIDE_S", 0.2)
     stub.on["RNTO"] = lambda session, _: refuse(session, "553 the true reason")
     stub.on["DELE"] = stub.stall
 

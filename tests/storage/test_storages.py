@@ -89,6 +89,7 @@ class Promises:
         place.put("/a.zip", b"old", long_ago=True)
         (tmp_path / "source").write_bytes(b"new one")
         version = await place.storage.download("/a.zip", tmp_path / "target")
+        await place.storage.date("/a.zip", version)
         version = replace(version, seen_s=version.seen_s - 2)  # FTP tells seconds, and is not asked before one is over
 
         place.remove("/a.zip")

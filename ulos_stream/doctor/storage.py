@@ -124,6 +124,7 @@ class RoundTrip:
 
     async def _compare(self, content: bytes) -> None:
         self._version = await self._storage.download(self._path, self._local)
+        await self._storage.date(self._path, self._version)
         if self._local.getvalue() != content:
             raise StorageFault(f"{self._path} came back with another content")
 

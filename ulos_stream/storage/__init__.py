@@ -10,14 +10,15 @@ NAME_BYTES = 255
 """The longest file name that Linux file systems take."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Version:
     """What a storage tells of an artifact without giving it away; another one is another artifact."""
 
     size: int
     """In bytes."""
     modified: str | None
-    """When it was last written, in the storage's own words; FTP tells whole seconds. None if it does not tell."""
+    """When it was last written, in the storage's own words; FTP tells whole seconds. None as long as it does not tell;
+    see `Storage.date`."""
     seen_s: float = field(default_factory=time.monotonic, compare=False)
     """When it was looked at, on this node's monotonic clock."""
 
@@ -47,6 +48,16 @@ class Storage(Protocol):
             ArtifactMissing: The storage answers, and there is no such file.
             ArchiveRejected: The artifact is larger than the limit.
             StorageFault: Anything else, a short transfer included.
+        """
+        ...
+
+    async def date(self, path: str, version: Version) -> None:
+        """Let `version` know when the artifact was written, where that is a question of its own.
+
+        FTP then asks by itself too, once somebody has kept a version for a moment.
+
+        Raises:
+            StorageFault: There is no answer.
         """
         ...
 

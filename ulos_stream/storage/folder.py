@@ -57,6 +57,9 @@ class FolderStorage:
 
         return await self._in_thread(f"download of {path!r} from {self._root}", copy)
 
+    async def date(self, path: str, version: Version) -> None:
+        """A version has been told its time."""
+
     async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         def replace(stop: threading.Event) -> None:
             folder, name = os.path.split(temporary_name(path, stage_id))

@@ -5,9 +5,10 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import aioftp
 from pydantic import SecretStr
@@ -17,10 +18,13 @@ from ulos_stream.storage import Version, temporary_name, temporary_prefix
 from ulos_stream.storage.ftpclient import FtpClient, Missing, Refused, Unusable
 
 BLOCK_BYTES = 256 * 1024
-TIDY_S = 5.0
-"""Longest time for removing what a broken upload left, in seconds."""
+ASIDE_S = 5.0
+"""Longest time for what is done aside from transfers, in seconds: removing what an upload left, asking for a time."""
+DATED_S = 0.1
+"""Seconds after a download after which the artifact's time is asked for. A light stage is done by then, and has saved
+its server one of ten questions."""
 MODIFIED_S = 1.0
-"""A stage that is done sooner than this, in seconds, saves the question for the time; MDTM tells whole seconds."""
+"""A stage that is done sooner than this, in seconds, has no use for the time: MDTM tells whole seconds."""
 T = TypeVar("T")
 
 
@@ -49,7 +53,8 @@ class FtpStorage:
     def __post_init__(self) -> None:
         self._slots = asyncio.Semaphore(self.connections)
         self._idle: list[FtpClient] = []
-        self._tidying: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
+        """What goes on after its caller has left, or aside from it."""
         self._closed = False
 
     async def check(self) -> None:
@@ -63,7 +68,7 @@ class FtpStorage:
 
         async def fetch(client: FtpClient) -> Version:
             try:
-                began_s, modified = time.monotonic(), await client.modified(path)
+                began_s = time.monotonic()
                 asked = None if client.announces else bounded(await client.size(path))
                 target.seek(0)
                 target.truncate()
@@ -73,11 +78,16 @@ class FtpStorage:
                 await client.ask(None, "2")
                 if transfer.count != size:  # the server may have reported success all the same
                     raise Unusable(f"{transfer.count} bytes came, and {size} were announced")
-                return Version(size, modified, began_s)
+                return Version(size, None, began_s)
             except Missing as exc:
                 raise ArtifactMissing(f"there is no {path!r} on {self.host}:{self.port}: {exc}") from exc
 
-        return await self._run(f"download of {path!r}", fetch)
+        version = await self._run(f"download of {path!r}", fetch)
+        asyncio.get_running_loop().call_later(DATED_S, self._date_if_kept, path, weakref.ref(version))
+        return version
+
+    async def date(self, path: str, version: Version) -> None:
+        version.modified = await self._run(f"time of {path!r}", lambda client: client.modified(path), ASIDE_S)
 
     async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         temporary = temporary_name(path, stage_id)
@@ -104,10 +114,7 @@ class FtpStorage:
             await self._run(f"upload of {path!r}", replace)
         except BaseException:
             if begun:
-                tidying = asyncio.create_task(self._remove(temporary))
-                self._tidying.add(tidying)
-                tidying.add_done_callback(self._tidying.discard)
-                await asyncio.shield(tidying)
+                await asyncio.shield(self._do_aside(self._remove(temporary)))
             raise
 
     async def sweep(self, path: str, *, stage_id: str) -> None:
@@ -123,14 +130,30 @@ class FtpStorage:
 
     async def aclose(self) -> None:
         self._closed = True
-        if self._tidying:
-            await asyncio.wait(self._tidying)
+        if self._aside:
+            await asyncio.wait(self._aside)
         self._close_idle()
+
+    def _date_if_kept(self, path: str, kept: "weakref.ref[Version]") -> None:
+        """Let a version know its time, unless the stage that it was for is over."""
+
+        async def date(version: Version) -> None:
+            with contextlib.suppress(StorageFault):  # then the size alone tells versions apart
+                await self.date(path, version)
+
+        if (version := kept()) is not None and not self._closed:
+            self._do_aside(date(version))
+
+    def _do_aside(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+        return task
 
     async def _remove(self, temporary: str) -> None:
         self._close_idle()  # a new connection gives the server time to notice that the old one is gone
         with contextlib.suppress(StorageFault):
-            await self._run("removal", lambda client: client.ask(f"DELE {temporary}", "2"), limit_s=TIDY_S)
+            await self._run("removal", lambda client: client.ask(f"DELE {temporary}", "2"), limit_s=ASIDE_S)
 
     async def _run(
         self, doing: str, operation: Callable[[FtpClient], Awaitable[T]], limit_s: float = float("inf")

@@ -131,6 +131,9 @@ class S3Storage:
 
         return await self._run(f"download of {path!r}", fetch)
 
+    async def date(self, path: str, version: Version) -> None:
+        """A version has been told its time."""
+
     async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         async def put() -> None:
             # Signed with a hash of the content, so that what is stored is what was sent.

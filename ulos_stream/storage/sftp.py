@@ -111,6 +111,9 @@ class SftpStorage:
 
         return await self._run(f"download of {path!r}", fetch)
 
+    async def date(self, path: str, version: Version) -> None:
+        """A version has been told its time."""
+
     async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         target, temporary = self.folder + path, temporary_name(self.folder + path, stage_id)
 
