@@ -63,3 +63,14 @@ async def test_waiting_says_each_reason_once() -> None:
     await wait_for(world, said.append)
 
     assert said == ["refused", "wrong password"]
+
+
+async def test_what_the_caller_has_met_counts_as_the_first_attempt() -> None:
+    storage = Flaky(StorageFault("still away"))
+    told: list[str] = []
+
+    result = await retry(
+        storage, budget_s=60, report=lambda fault, _: told.append(str(fault)), met=StorageFault("away")
+    )
+
+    assert (result, storage.calls, told) == ("done", 2, ["away", "still away"])

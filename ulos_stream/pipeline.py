@@ -311,13 +311,27 @@ class Pipeline:
             return await self._retry(once_more)
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Attempt a step until it meets no fault; mostly it meets none."""
+        try:
+            return await step()
+        except Fault as fault:
+            met = fault
+        return await self._insist(step, met)
+
+    async def _insist(self, step: Callable[[], Awaitable[T]], met: Fault) -> T:
+        """Attempt a step again, which has met a fault, until it meets none.
+
+        Raises:
+            FaultBudgetSpent: It always did.
+        """
+
         def report(fault: Fault, wait_s: float) -> None:
             self._troubles[report] = fault, time.monotonic() + wait_s + TROUBLE_S
             self.watch.fault(fault)
             self.report_fault(fault, wait_s)
 
         try:
-            return await retry(step, budget_s=self.fault_budget_s, report=report)
+            return await retry(step, budget_s=self.fault_budget_s, report=report, met=met)
         finally:
             self._troubles.pop(report, None)
 

@@ -26,6 +26,7 @@ async def retry(
     budget_s: float,
     report: Callable[[Fault, float], None],
     longest_s: float = 15.0,
+    met: Fault | None = None,
 ) -> T:
     """Await `operation()` until it raises no `Fault`.
 
@@ -34,6 +35,7 @@ async def retry(
         budget_s: Seconds after the first fault within which the last attempt begins; `math.inf` for ever.
         report: Told each fault and the seconds until the next attempt.
         longest_s: The longest wait between two attempts, in seconds.
+        met: What the first attempt has met, where the caller has made it.
 
     Raises:
         FaultBudgetSpent: The fault outlived the budget.
@@ -41,14 +43,17 @@ async def retry(
     clock = asyncio.get_running_loop().time
     deadline: float | None = None
     for attempt in itertools.count():
-        try:
-            return await operation()
-        except Fault as fault:
-            wait_s = delay_s(attempt, jitter=random.random(), longest_s=longest_s)  # noqa: S311 (no secret)
-            deadline = clock() + budget_s if deadline is None else deadline
-            if clock() + wait_s > deadline:
-                raise FaultBudgetSpent(f"given up after {budget_s:g} s: {fault}") from fault
-            report(fault, wait_s)
+        if met is None:
+            try:
+                return await operation()
+            except Fault as fault:
+                met = fault
+        wait_s = delay_s(attempt, jitter=random.random(), longest_s=longest_s)  # noqa: S311 (no secret)
+        deadline = clock() + budget_s if deadline is None else deadline
+        if clock() + wait_s > deadline:
+            raise FaultBudgetSpent(f"given up after {budget_s:g} s: {met}") from met
+        report(met, wait_s)
+        met = None
         await asyncio.sleep(wait_s)
     raise AssertionError("unreachable")
 
