@@ -13,6 +13,10 @@ from ulos_stream.tasks import Event, RoutingDecision, Task, Verdict
 NAMESPACE = uuid.UUID("5d0b5d7c-6a4c-5c8e-9c62-6f1d3a0f7b11")
 """Namespace of every id below. Part of the wire: changing it breaks deduplication in a mixed cluster."""
 
+_NAMESPACE_BYTES = NAMESPACE.bytes
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""Of each hexadecimal digit that with its upper two bits set to 10."""
+
 POISON_DELIVERIES = 5
 """Deliveries after which a message that a quorum queue counts is given up, well before the queue's limit of 20."""
 
@@ -103,8 +107,5 @@ def is_poison(*, redelivered: bool, deliveries: int) -> bool:
 
 def _derive(message_id: str, suffix: str) -> str:
     """A UUID of version 5 (RFC 9562, section 5.5); a stage needs eight, and `uuid.uuid5` makes an object of each."""
-    digest = bytearray(hashlib.sha1(NAMESPACE.bytes + f"{message_id}:{suffix}".encode()).digest()[:16])  # noqa: S324
-    digest[6] = digest[6] & 0x0F | 0x50
-    digest[8] = digest[8] & 0x3F | 0x80
-    digits = digest.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    digits = hashlib.sha1(_NAMESPACE_BYTES + f"{message_id}:{suffix}".encode()).hexdigest()  # noqa: S324
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
