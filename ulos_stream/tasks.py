@@ -40,7 +40,7 @@ class Verdict(enum.StrEnum):
 
 
 def _plain(text: str) -> str:
-    if _UNPLAIN.search(text):
+    if not text.isprintable() and _UNPLAIN.search(text):
         raise ValueError("holds a control or surrogate character")
     return text
 
@@ -238,11 +238,13 @@ def parse_task(body: bytes, max_timeout_s: float = 86_400) -> Task:
     fields = _read_json(body)
     if not isinstance(fields, dict):
         raise MalformedMessage(f"the body is a JSON {type(fields).__name__}, not an object")
-    _bound_tree(fields.get("routingTree"))
-    _bound_nesting(fields)
+    if body.count(b"{") + body.count(b"[") > MAX_TREE_LEVELS:  # the least of the bounds: fewer brackets pass none
+        _bound_tree(fields.get("routingTree"))
+        _bound_nesting(fields)
+    for name in NEVER_TRAVELS:
+        fields.pop(name, None)
     try:
-        travels = {name: value for name, value in fields.items() if name not in NEVER_TRAVELS}
-        task = Task.model_validate(travels, by_name=False)
+        task = Task.model_validate(fields, by_name=False)
     except ValidationError as invalid:
         raise MalformedMessage(_mistakes(invalid)) from invalid
     if task.timeout > max_timeout_s:
@@ -332,11 +334,12 @@ def _read_json(body: bytes) -> Any:
     except UnicodeDecodeError:
         text = body.decode("latin-1")
     try:
-        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        return _DECODER.decode(text)
     except RecursionError as exc:
         raise MalformedMessage("the JSON is nested too deeply") from exc
     except ValueError as exc:
-        raise MalformedMessage(f"the body is not JSON: {exc}") from exc
+        reason = "Unexpected UTF-8 BOM" if text.startswith("\ufeff") else exc
+        raise MalformedMessage(f"the body is not JSON: {reason}") from exc
 
 
 def _refuse_constant(name: str) -> None:
@@ -349,6 +352,9 @@ def _finite(text: str) -> float:
     if math.isinf(number):
         raise ValueError("a number is too large")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def _bound_nesting(value: dict[str, Any]) -> None:
