@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from bodies import MALFORMED, TASK, a_body, a_deep_tree, a_nested, a_tree
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ulos_stream.errors import DETAIL_CHARS, ExecutorCrashed, MalformedMessage
-from ulos_stream.tasks import StageLog, TaskLog, Verdict, crash_message, malformed_message, parse_task
+from ulos_stream.tasks import StageLog, TaskLog, Verdict, crash_message, malformed_message, now, parse_task
 
 
 def test_a_task_leaves_as_it_came() -> None:
@@ -131,6 +132,15 @@ def test_a_malformed_body_is_reported_by_size_hash_and_its_first_512_bytes() -> 
             "text": "�" + "x" * 511,
         },
     }
+
+
+def test_the_time_is_told_in_utc_to_the_millisecond() -> None:
+    before = datetime.now(UTC)
+    told = now()
+    after = datetime.now(UTC)
+
+    assert len(told) == len("2025-01-01T00:00:00.000+00:00")
+    assert before - timedelta(milliseconds=1) < datetime.fromisoformat(told) <= after
 
 
 def test_a_log_message_is_the_task_and_what_happened() -> None:

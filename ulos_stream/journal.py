@@ -14,7 +14,6 @@ import hmac
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -159,11 +158,6 @@ class Journal:
         while len(content := json.dumps({"version": VERSION, "entries": fields}).encode()) > MOST_BYTES:
             del fields[0]
         return content
-
-
-def now() -> str:
-    """The time of an entry."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _verified(key: bytes, file_path: str, entries: Sequence[Entry]) -> tuple[Entry, ...]:

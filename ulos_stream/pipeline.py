@@ -40,7 +40,7 @@ from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
 from ulos_stream.routing import is_poison
 from ulos_stream.storage import Storage, Version
-from ulos_stream.tasks import Event, Task, Verdict
+from ulos_stream.tasks import Event, Task, Verdict, now
 from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
 
@@ -246,7 +246,7 @@ class Pipeline:
                         given = await _do(partial(artifact.unpack, space.files), inline=artifact.is_light)
                     begun = time.monotonic()
                     where = f" on {executor.device}" if executor.device else ""
-                    output.remark(f"{tree.routing_key}{where}, started {journal.now()}, timeout {task.timeout} s")
+                    output.remark(f"{tree.routing_key}{where}, started {now()}, timeout {task.timeout} s")
                     with self.watch.step("execute"):
                         verdict = await executor.run(job)
                     await self.directory.check()  # what ran on a full disk is not to blame for its verdict
@@ -287,7 +287,7 @@ class Pipeline:
                 input=given,
                 output=left,
                 node=self.node,
-                at=journal.now(),
+                at=now(),
             )
         )
 
