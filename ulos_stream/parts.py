@@ -57,7 +57,7 @@ def open_broker(settings: Settings, log: Log) -> RabbitBroker:
         on_reconnected=[lambda connection: log.info("connection back")],
         graceful_timeout=settings.node.grace_s,
         apply_types=False,
-        app_id=topology.APP_ID,
+        app_id=None,  # what is published bears that of `producer`
         logger=None,
     )
 

@@ -12,7 +12,7 @@ frames. No publish on this channel goes another way, so nothing can come between
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from struct import Struct
 from typing import Any, NoReturn, cast
@@ -27,6 +27,8 @@ from faststream.rabbit.publisher.producer import AioPikaFastProducer
 from faststream.rabbit.response import RabbitPublishCommand
 from pamqp.encode import field_table
 
+from ulos_stream.topology import APP_ID
+
 Confirmation = asyncio.Future[Any]
 """Done when the broker has answered: it raises `PublishError` for a message that no queue takes, `DeliveryError` for
 one that is refused, and what closed the channel where there is no answer any more."""
@@ -35,7 +37,10 @@ SPARE_IDS = 100
 """Ids of answered messages that a line may remember, beside as many as are open."""
 
 _FRAME = Struct(">BHI")
-_SIZE_AND_FLAGS = Struct(">QH")
+"""Its kind, channel and size."""
+_HEADER = Struct(">BHIHHQH")
+"""The same, of a frame that begins with class and weight, the size of the body, and which properties follow."""
+_END = b"\xce"
 _PERSISTENT = b"\x02"
 
 
@@ -46,7 +51,7 @@ def install(broker: RabbitBroker, timeout_s: float) -> None:
 
 
 class Producer(AioPikaFastProducer):
-    """Writes messages to the broker's default channel.
+    """Writes messages to the broker's default channel: JSON, persistent, mandatory, and marked as ours.
 
     Args:
         get_channel: Finds or opens that channel.
@@ -63,30 +68,31 @@ class Producer(AioPikaFastProducer):
         self._line: Line | None = None
 
     async def publish(self, cmd: RabbitPublishCommand) -> Confirmation:  # type: ignore[override]
-        """Write a message, persistent and mandatory, and return its confirmation; never waits on an open channel.
+        """Write a message and return its confirmation; never waits on an open channel.
 
         Raises:
             ChannelInvalidStateError: The channel is closed, and not open again yet.
             TimeoutError: There is no connection.
         """
-        line = await self._open_line()
+        line = self._line
+        if line is None or line.channel.is_closed:
+            line = await self._open_line()
         channel = line.channel
         message_id = cast(str, cmd.message_options["message_id"])
         frames = (
-            _publish_frame(channel.number, cmd.exchange.name, cmd.destination)
-            + _header_frame(channel.number, cmd, message_id)
-            + _body_frames(channel.number, cast(bytes, cmd.body), channel.max_content_size)
+            _publish_frame(channel.number, cmd.exchange.name, cmd.destination),
+            _header_frame(channel.number, cmd, message_id),
+            *_body_frames(channel.number, cast(bytes, cmd.body), channel.max_content_size),
         )
         return line.write(message_id, frames)
 
     async def _open_line(self) -> "Line":
-        if self._line is None or self._line.channel.is_closed:
-            async with asyncio.timeout(self._timeout_s):
-                channel = cast(Channel, await (await self._get_channel()).get_underlay_channel())
-            if channel.is_closed:
-                raise ChannelInvalidStateError(f"{channel!r} closed")
-            if self._line is None or self._line.channel is not channel:  # another publish, too, has waited for it
-                self._line = Line(channel)
+        async with asyncio.timeout(self._timeout_s):
+            channel = cast(Channel, await (await self._get_channel()).get_underlay_channel())
+        if channel.is_closed:
+            raise ChannelInvalidStateError(f"{channel!r} closed")
+        if self._line is None or self._line.channel is not channel:  # another publish, too, has waited for it
+            self._line = Line(channel)
         return self._line
 
     async def request(self, cmd: RabbitPublishCommand) -> NoReturn:
@@ -99,14 +105,14 @@ class Line:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self._frames: list[bytes] = []
+        self._frames: list[bytes] = []  # in pieces
         self._has_frames = asyncio.Event()
         self._most_ids = SPARE_IDS
         channel.create_task(self._flush())
         channel.closing.add_done_callback(self._give_up)
 
-    def write(self, message_id: str, frames: bytes) -> Confirmation:
-        """Write one message, in the order of the calls; see `Producer.publish`."""
+    def write(self, message_id: str, frames: tuple[bytes, ...]) -> Confirmation:
+        """Write the frames of one message, in the order of the calls; see `Producer.publish`."""
         channel = self.channel
         # From here on nothing may fail or wait: the broker counts along.
         channel.delivery_tag += 1
@@ -116,7 +122,7 @@ class Line:
         channel.message_id_delivery_tag[message_id] = tag
         if len(channel.message_id_delivery_tag) > self._most_ids:
             self._forget_answered()
-        self._frames.append(frames)
+        self._frames.extend(frames)
         self._has_frames.set()
         return confirmation
 
@@ -147,51 +153,33 @@ class Line:
 @lru_cache(maxsize=256)
 def _publish_frame(channel: int, exchange: str, routing_key: str) -> bytes:
     """`basic.publish` with its mandatory bit; a node sends most messages to the same few places."""
-    arguments = b"\x00\x3c\x00\x28\x00\x00" + _short(exchange) + _short(routing_key) + b"\x01"
-    return _frame(1, channel, arguments)
+    method = b"\x00\x3c\x00\x28\x00\x00" + _short(exchange) + _short(routing_key) + b"\x01"
+    return _FRAME.pack(1, channel, len(method)) + method + _END
 
 
 def _header_frame(channel: int, cmd: RabbitPublishCommand, message_id: str) -> bytes:
-    """The properties of a message that is persistent, and the size of its body."""
-    flags, content_type, app_id = _properties_of_all(
-        cmd.message_options.get("content_type"), cmd.message_options.get("app_id")
-    )
-    headers = b""
+    """The size of the body, and its properties; most are the same for every message of a node."""
+    flags, headers = _FLAGS, b""
     if cmd.headers:
-        flags |= 0x2000
-        headers = field_table(cmd.headers)
+        flags, headers = _FLAGS | 0x2000, field_table(cmd.headers)
     ids = _short(cast(str, cmd.correlation_id)) + _short(message_id)
-    fixed = b"\x00\x3c\x00\x00" + _SIZE_AND_FLAGS.pack(len(cmd.body), flags)
-    return _frame(2, channel, fixed + content_type + headers + _PERSISTENT + ids + app_id)
+    properties = _CONTENT_TYPE + headers + _PERSISTENT + ids + _APP_ID
+    return _HEADER.pack(2, channel, 14 + len(properties), 60, 0, len(cmd.body), flags) + properties + _END
 
 
-@lru_cache(maxsize=16)
-def _properties_of_all(content_type: str | None, app_id: str | None) -> tuple[int, bytes, bytes]:
-    """What says the same in every message of a node; and the flags of all properties but the headers."""
-    flags = 0x1480  # delivery mode, correlation id, message id
-    if content_type is not None:
-        flags |= 0x8000
-    if app_id is not None:
-        flags |= 0x0008
-    return flags, _short_if_any(content_type), _short_if_any(app_id)
-
-
-def _body_frames(channel: int, body: bytes, most_bytes: int) -> bytes:
+def _body_frames(channel: int, body: bytes, most_bytes: int) -> Iterable[bytes]:
     if len(body) <= most_bytes:
-        return _frame(3, channel, body) if body else b""
+        return (_FRAME.pack(3, channel, len(body)), body, _END) if body else ()
     blocks = (body[start : start + most_bytes] for start in range(0, len(body), most_bytes))
-    return b"".join(_frame(3, channel, block) for block in blocks)
-
-
-def _frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return _FRAME.pack(kind, channel, len(payload)) + payload + b"\xce"
-
-
-def _short_if_any(text: str | None) -> bytes:
-    return b"" if text is None else _short(text)
+    return [_FRAME.pack(3, channel, len(block)) + block + _END for block in blocks]
 
 
 def _short(text: str) -> bytes:
-    """A short string; `bytes` refuses a length that does not fit into one."""
+    """A short string; a length that does not fit into its one byte is refused."""
     content = text.encode()
-    return bytes((len(content),)) + content
+    return len(content).to_bytes() + content
+
+
+_CONTENT_TYPE, _APP_ID = _short("application/json"), _short(APP_ID)
+_FLAGS = 0x9488
+"""Content type, delivery mode, correlation id, message id, app id."""

@@ -187,8 +187,6 @@ async def begin(
         message_id=message_id,
         correlation_id=correlation_id,
         headers=dict(headers),
-        content_type="application/json",
-        persist=True,
     )
     return cast(Confirmation, confirmation)
 
