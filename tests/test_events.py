@@ -30,13 +30,12 @@ TASK = Task.model_validate(
 class Stand:
     """A publisher on a real broker, and what arrives."""
 
-    def __init__(self, rabbit: RabbitBroker, line: Proxy, queue: str, timeout_s: float) -> None:
+    def __init__(self, rabbit: RabbitBroker, line: Proxy, queue: str) -> None:
         self.line = line
         self.faults: list[Fault] = []
         self.events = EventPublisher(
             publisher=rabbit.publisher(persist=True),
             hop=Hop(exchange="", routing_key=queue),
-            timeout_s=timeout_s,
             persistently=self._persistently,
             log=Log(),
             watch=Unwatched(),
@@ -60,7 +59,7 @@ async def a_stand(broker: Broker, queue: str, timeout_s: float = 10) -> AsyncIte
         )
         producer.install(rabbit, timeout_s)
         async with rabbit:
-            stand = Stand(rabbit, line, queue, timeout_s)
+            stand = Stand(rabbit, line, queue)
             await rabbit.start()
             yield stand
 

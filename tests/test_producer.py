@@ -16,10 +16,10 @@ from ulos_stream.lab import Broker
 
 
 @contextlib.asynccontextmanager
-async def a_publisher(broker: Broker) -> AsyncIterator[Any]:
+async def a_publisher(broker: Broker, timeout_s: float = 10) -> AsyncIterator[Any]:
     """Publishes to a queue of its own by the default exchange."""
     rabbit = RabbitBroker(broker.url, default_channel=topology.publishing_channel(), logger=None)
-    producer.install(rabbit, 10)
+    producer.install(rabbit, timeout_s)
     publisher = rabbit.publisher(persist=True)
     async with rabbit:
         await rabbit.start()
@@ -106,6 +106,29 @@ async def test_nobody_waits_for_a_connection_that_takes_nothing_and_all_arrive_o
 
     assert [message.message_id for message in got] == [f"m-{number}" for number in range(30)]
     assert frames < 30
+
+
+async def test_each_message_that_is_not_answered_in_time_is_given_up(broker: Broker) -> None:
+    async with a_publisher(broker, timeout_s=0.2) as (publish, _, rabbit):
+        robust = await rabbit.config.broker_config.channel_manager.get_channel()
+        channel = await robust.get_underlay_channel()
+        answered = await publish(0)
+        await answered
+        held = asyncio.Queue()  # type: ignore[var-annotated]
+        flowing, channel.write_queue = channel.write_queue, held
+
+        first = await publish(1)
+        await asyncio.sleep(0.1)
+        second = await publish(2)
+        async with asyncio.timeout(20):
+            for unanswered in (first, second):
+                with pytest.raises(TimeoutError):
+                    await unanswered
+        channel.write_queue = flowing
+        while not held.empty():
+            await flowing.put(held.get_nowait())
+
+        await (await publish(3))
 
 
 async def test_a_publish_waits_only_so_long_for_a_channel() -> None:

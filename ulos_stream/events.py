@@ -9,11 +9,11 @@ none of it needs a task of its own. Only what a fault has met does.
 
 import asyncio
 import contextvars
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from faststream.rabbit.publisher import RabbitPublisher
 
@@ -67,7 +67,7 @@ class StageEvents:
         """Wait until the broker has confirmed every event so far."""
         for told in reversed(self._told):  # the last is mostly the last to be told
             if not told.done():
-                await asyncio.wait([told])  # whose cancellation is not this one's
+                await asyncio.shield(told)  # others may wait for it, too
 
 
 @dataclass(slots=True, eq=False)
@@ -88,8 +88,6 @@ class Letter:
     """Entered, and left when the event is told."""
     headers: Headers = field(init=False)
     context: contextvars.Context = field(init=False)
-    due: float = math.inf
-    """When the broker should have answered, by the clock of the event loop."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -98,8 +96,6 @@ class EventPublisher:
 
     publisher: RabbitPublisher
     hop: Hop
-    timeout_s: float
-    """Seconds to wait for the confirmation of one event."""
     persistently: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
     """Attempts a publish until the broker has it; see `Outbox`."""
     log: Log
@@ -108,10 +104,6 @@ class EventPublisher:
     """Events that no queue took."""
     _line: deque[Letter] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
-    _sent: dict[Confirmation, Letter] = field(default_factory=dict)
-    """What the broker has not answered yet, the oldest first."""
-    _overdue: asyncio.TimerHandle | None = None
-    """Set for the oldest, where there is one: to keep the time of each by itself takes as long as to send it."""
     _repeating: set[asyncio.Task[None]] = field(default_factory=set)
 
     def tell(self, letter: Letter) -> Told:
@@ -132,7 +124,7 @@ class EventPublisher:
                 confirmation = await begin(
                     self.publisher, letter.body, self.hop, letter.event_id, letter.message_id, letter.headers
                 )
-                self._await_answer(self._line.popleft(), confirmation)
+                confirmation.add_done_callback(partial(self._answered, self._line.popleft()))
         except (Exception, asyncio.CancelledError) as broken:
             if is_our_cancellation(broken):
                 raise
@@ -141,25 +133,7 @@ class EventPublisher:
         finally:
             self._sending = None
 
-    def _await_answer(self, letter: Letter, confirmation: Confirmation) -> None:
-        loop = asyncio.get_running_loop()
-        letter.due = loop.time() + self.timeout_s
-        self._sent[confirmation] = letter
-        confirmation.add_done_callback(self._answered)
-        if self._overdue is None:
-            self._overdue = loop.call_at(letter.due, self._give_up_overdue)
-
-    def _give_up_overdue(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._overdue = None
-        for confirmation, letter in self._sent.items():
-            if letter.due > loop.time():
-                self._overdue = loop.call_at(letter.due, self._give_up_overdue)
-                return
-            confirmation.cancel()
-
-    def _answered(self, confirmation: Confirmation) -> None:
-        letter = self._sent.pop(confirmation)
+    def _answered(self, letter: Letter, confirmation: Confirmation) -> None:
         broken = asyncio.CancelledError() if confirmation.cancelled() else confirmation.exception()
         if broken is not None:
             self._repeat(letter, broken)
@@ -187,7 +161,6 @@ class EventPublisher:
                 message_id=letter.event_id,
                 correlation_id=letter.message_id,
                 headers=letter.headers,
-                timeout_s=self.timeout_s,
             )
 
         try:

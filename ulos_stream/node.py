@@ -147,7 +147,6 @@ class Node:
             hops=self.hops,
             crashes=self.crashes,
             crash_hop=Hop(exchange=broker.crash_exchange, routing_key=broker.crash_routing_key),
-            timeout_s=settings.node.publish_timeout_s,
             fault_budget_s=settings.node.fault_budget_s,
             log=log,
             watch=watch,
@@ -155,7 +154,6 @@ class Node:
         self.events = EventPublisher(
             publisher=self.logs,
             hop=Hop(exchange=broker.logs_exchange, routing_key=broker.logs_routing_key),
-            timeout_s=settings.node.publish_timeout_s,
             persistently=self.outbox.persistently,
             log=log,
             watch=watch,

@@ -12,6 +12,7 @@ frames. No publish on this channel goes another way, so nothing can come between
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from struct import Struct
@@ -31,7 +32,8 @@ from ulos_stream.topology import APP_ID
 
 Confirmation = asyncio.Future[Any]
 """Done when the broker has answered: it raises `PublishError` for a message that no queue takes, `DeliveryError` for
-one that is refused, and what closed the channel where there is no answer any more."""
+one that is refused, `TimeoutError` for one without an answer in time, and what closed the channel where there is no
+answer any more."""
 
 SPARE_IDS = 100
 """Ids of answered messages that a line may remember, beside as many as are open."""
@@ -55,7 +57,7 @@ class Producer(AioPikaFastProducer):
 
     Args:
         get_channel: Finds or opens that channel.
-        timeout_s: Seconds to wait for it.
+        timeout_s: Seconds to wait for it, and for each confirmation.
     """
 
     codec: Any = None
@@ -82,7 +84,7 @@ class Producer(AioPikaFastProducer):
         frames = (
             _publish_frame(channel.number, cmd.exchange.name, cmd.destination),
             _header_frame(channel.number, cmd, message_id),
-            *_body_frames(channel.number, cast(bytes, cmd.body), channel.max_content_size),
+            *_body_frames(channel.number, cmd.body, channel.max_content_size),
         )
         return line.write(message_id, frames)
 
@@ -92,7 +94,7 @@ class Producer(AioPikaFastProducer):
         if channel.is_closed:
             raise ChannelInvalidStateError(f"{channel!r} closed")
         if self._line is None or self._line.channel is not channel:  # another publish, too, has waited for it
-            self._line = Line(channel)
+            self._line = Line(channel, self._timeout_s)
         return self._line
 
     async def request(self, cmd: RabbitPublishCommand) -> NoReturn:
@@ -101,13 +103,16 @@ class Producer(AioPikaFastProducer):
 
 
 class Line:
-    """One open channel, and what is still to be handed to its connection."""
+    """One open channel, what is still to be handed to its connection, and what is still to be answered."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, timeout_s: float) -> None:
         self.channel = channel
+        self._timeout_s = timeout_s
         self._frames: list[bytes] = []  # in pieces
         self._has_frames = asyncio.Event()
         self._most_ids = SPARE_IDS
+        self._open: deque[tuple[float, Confirmation]] = deque()  # and when they are due, the oldest first
+        self._overdue: asyncio.TimerHandle | None = None  # one for all: for each by itself it takes as long as to write
         channel.create_task(self._flush())
         channel.closing.add_done_callback(self._give_up)
 
@@ -124,6 +129,12 @@ class Line:
             self._forget_answered()
         self._frames.extend(frames)
         self._has_frames.set()
+        while self._open and self._open[0][1].done():
+            self._open.popleft()
+        due = channel.loop.time() + self._timeout_s
+        self._open.append((due, confirmation))
+        if self._overdue is None:
+            self._overdue = channel.loop.call_at(due, self._give_up_overdue)
         return confirmation
 
     async def _flush(self) -> None:
@@ -140,6 +151,18 @@ class Line:
         ids = channel.message_id_delivery_tag
         channel.message_id_delivery_tag = {name: tag for name, tag in ids.items() if tag in channel.confirmations}
         self._most_ids = 2 * len(channel.message_id_delivery_tag) + SPARE_IDS
+
+    def _give_up_overdue(self) -> None:
+        loop = self.channel.loop
+        self._overdue = None
+        while self._open:
+            due, confirmation = self._open[0]
+            if not confirmation.done():
+                if due > loop.time():
+                    self._overdue = loop.call_at(due, self._give_up_overdue)
+                    return
+                confirmation.set_exception(TimeoutError(f"none within {self._timeout_s:g} s"))
+            self._open.popleft()
 
     def _give_up(self, closing: Confirmation) -> None:
         """The channel has closed: what is open gets no answer any more."""

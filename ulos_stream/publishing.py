@@ -39,8 +39,6 @@ class Outbox:
     hops: RabbitPublisher
     crashes: RabbitPublisher
     crash_hop: Hop
-    timeout_s: float
-    """Seconds to wait for the confirmation of one publish."""
     fault_budget_s: float
     log: Log
     watch: Watch
@@ -138,7 +136,6 @@ class Outbox:
             message_id=message_id,
             correlation_id=correlation_id,
             headers=headers,
-            timeout_s=self.timeout_s,
         )
 
 
@@ -150,26 +147,24 @@ async def publish(
     message_id: str,
     correlation_id: str,
     headers: Headers,
-    timeout_s: float,
 ) -> None:
     """Publish `body`, persistent, to `hop` through a declared publisher, and await the confirmation.
 
     Args:
-        publisher: Declared on a broker whose channel raises on a returned message.
+        publisher: Declared on a broker with our `Producer`, which bounds the wait, and a channel that raises on a
+            returned message.
         body: JSON in UTF-8.
         hop: Where it goes.
         message_id: Deterministic, so that a second attempt can be recognised.
         correlation_id: Id of the incoming message that this one follows from.
         headers: AMQP headers; not altered.
-        timeout_s: Seconds to wait. FastStream takes a timeout of its own and ignores it.
 
     Raises:
         Unroutable: The exchange is missing or closed to this user, or no queue is bound for the key.
         BrokerFault: Anything else; whether the broker has the message is unknown.
     """
     try:
-        async with asyncio.timeout(timeout_s):
-            await (await begin(publisher, body, hop, message_id, correlation_id, headers))
+        await (await begin(publisher, body, hop, message_id, correlation_id, headers))
     except (AMQPError, OSError, RuntimeError, asyncio.CancelledError) as broken:
         if is_our_cancellation(broken):
             raise
