@@ -48,6 +48,15 @@ def altered(content: bytes, index: int, **fields: object) -> bytes:
     return json.dumps(journal).encode()
 
 
+def test_a_code_is_what_other_nodes_compute_for_it() -> None:
+    entries = json.loads(a_file(an_entry(), an_entry("m-2", image="sha256:1")))["entries"]
+
+    assert [entry["mac"] for entry in entries] == [
+        "6b322dcef50668f744afb2633f11c003e98a72a9f6bd53fa6e727fa149b16ed8",
+        "33699857aae7203d5d7a21ec61eaacb2d07d73326d543daae74a37d9468ba686",
+    ]
+
+
 def test_a_signed_entry_tells_that_its_message_is_done() -> None:
     content = a_file(an_entry("m-0", output="between"), an_entry("m-1", verdict=Verdict.FAIL))
 

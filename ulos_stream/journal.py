@@ -14,6 +14,7 @@ import hmac
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -55,7 +56,7 @@ class Entry(BaseModel):
     """What the node that wrote the file last made of the `mac`. For people: nobody relies on it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Origin:
     """The message that asks for a stage."""
 
@@ -67,7 +68,7 @@ class Origin:
     deliveries: int = 0
     """How often it was delivered before, as far as the broker counts; the sender may have made it up."""
 
-    @property
+    @cached_property
     def body_sha256(self) -> str:
         """In 64 hex digits."""
         return hashlib.sha256(self.body).hexdigest()
@@ -171,5 +172,8 @@ def _verified(key: bytes, file_path: str, entries: Sequence[Entry]) -> tuple[Ent
 
 
 def _mac(key: bytes, file_path: str, before: str, entry: Entry) -> str:
-    fields = entry.model_dump(mode="json", exclude={"mac", "verified"})
-    return hmac.digest(key, json.dumps([file_path, before, fields], sort_keys=True).encode(), "sha256").hex()
+    fields = {name: value for name, value in vars(entry).items() if name not in ("mac", "verified")}
+    return hmac.digest(key, _sorted([file_path, before, fields]).encode(), "sha256").hex()
+
+
+_sorted = json.JSONEncoder(sort_keys=True).encode
