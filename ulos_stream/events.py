@@ -154,14 +154,7 @@ class EventPublisher:
                 raise failed.pop()
             if letter.before is not None:
                 await asyncio.wait([letter.before])
-            await publish(
-                self.publisher,
-                letter.body,
-                self.hop,
-                message_id=letter.event_id,
-                correlation_id=letter.message_id,
-                headers=letter.headers,
-            )
+            await publish(self.publisher, letter.body, self.hop, letter.event_id, letter.message_id, letter.headers)
 
         try:
             with ExitStack() as watched:

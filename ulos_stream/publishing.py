@@ -20,7 +20,7 @@ from ulos_stream import routing
 from ulos_stream.errors import BrokerFault, Fault, FaultBudgetSpent, Unroutable
 from ulos_stream.producer import Confirmation
 from ulos_stream.retry import retry, wait_for
-from ulos_stream.tasks import SENT_AT, Hop, MalformedCrash, Task, TaskCrash, Wire, hop_of
+from ulos_stream.tasks import SENT_AT, Hop, MalformedCrash, Task, TaskCrash, hop_of
 from ulos_stream.telemetry import Log
 from ulos_stream.telemetry.watch import Watch
 from ulos_stream.topology import check_connection, exchange, find_exchange
@@ -63,21 +63,22 @@ class Outbox:
             if hop.exchange and hop.exchange not in self._known_exchanges:
                 await self.persistently(lambda: find_exchange(self.broker, hop.exchange))
                 self._known_exchanges.add(hop.exchange)
+            body = task.encode()
             try:
-                await self.persistently(lambda: self._publish(self.hops, task, hop, hop_id, message_id, headers))
+                await self.persistently(lambda: publish(self.hops, body, hop, hop_id, message_id, headers))
             except Unroutable:
                 self._known_exchanges.discard(hop.exchange)
                 raise
 
     async def report_crash(self, report: TaskCrash | MalformedCrash, message_id: str) -> None:
         """Publish a crash report, however long that takes: the message is held, unsettled, until the broker has it."""
-        crash_id = routing.crash_id(message_id)
+        crash_id, body = routing.crash_id(message_id), report.encode()
 
         async def attempt() -> None:
             try:
                 with self.watch.publish("crash", self.crash_hop, crash_id, message_id) as headers:
                     await self.persistently(
-                        lambda: self._publish(self.crashes, report, self.crash_hop, crash_id, message_id, headers)
+                        lambda: publish(self.crashes, body, self.crash_hop, crash_id, message_id, headers)
                     )
             except (Unroutable, FaultBudgetSpent) as unpublished:
                 raise BrokerFault(str(unpublished)) from unpublished
@@ -120,33 +121,9 @@ class Outbox:
         finally:
             self._troubles.pop(report, None)
 
-    async def _publish(
-        self,
-        publisher: RabbitPublisher,
-        message: Wire,
-        hop: Hop,
-        message_id: str,
-        correlation_id: str,
-        headers: Headers,
-    ) -> None:
-        await publish(
-            publisher,
-            message.encode(),
-            hop,
-            message_id=message_id,
-            correlation_id=correlation_id,
-            headers=headers,
-        )
-
 
 async def publish(
-    publisher: RabbitPublisher,
-    body: bytes,
-    hop: Hop,
-    *,
-    message_id: str,
-    correlation_id: str,
-    headers: Headers,
+    publisher: RabbitPublisher, body: bytes, hop: Hop, message_id: str, correlation_id: str, headers: Headers
 ) -> None:
     """Publish `body`, persistent, to `hop` through a declared publisher, and await the confirmation.
 

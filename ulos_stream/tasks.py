@@ -11,6 +11,7 @@ import math
 import re
 import time
 from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -303,7 +304,7 @@ class StageLog:
             self._tree, self._encoded_tree = tree, "null" if tree is None else tree.encode().decode()
         shown = "null" if verdict is None else f'"{verdict}"'
         return (
-            f'{self._common},"routingTree":{self._encoded_tree},"logMessage":{json.dumps(text)}'
+            f'{self._common},"routingTree":{self._encoded_tree},"logMessage":{encode_basestring_ascii(text)}'
             f',"event":"{event}","at":"{now()}","verdict":{shown}}}'
         ).encode()
 
