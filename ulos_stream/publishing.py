@@ -112,14 +112,14 @@ class Outbox:
         """
 
         def report(fault: Fault, wait_s: float) -> None:
-            self._troubles[report] = fault
+            self._troubles[attempt] = fault
             self.watch.fault(fault)
             self.log.fault(fault, wait_s)
 
         try:
             await retry(attempt, budget_s=self.fault_budget_s, report=report)
         finally:
-            self._troubles.pop(report, None)
+            self._troubles.pop(attempt, None)
 
 
 async def publish(
