@@ -25,6 +25,7 @@ from ulos_stream.errors import ConfigurationError, Fault, UnknownExecutor
 from ulos_stream.executors import finish
 from ulos_stream.executors.registry import Registry
 from ulos_stream.node import Node
+from ulos_stream.pages import use_large_pages
 from ulos_stream.parts import (
     find_executors,
     journal_key,
@@ -158,6 +159,7 @@ def create_app(settings: Settings) -> FastStream:
 
     async def say_ready() -> None:
         _collect_seldom()
+        use_large_pages()
         log.info("ready", queue=settings.broker.consumption_queue, stages_at_once=settings.stages_at_once)
         readiness.start()
         looking.append(asyncio.create_task(say_unavailable()))
