@@ -39,7 +39,7 @@ from pydantic import ValidationError
 
 from ulos_stream import archive as the_archive
 from ulos_stream.archive import Limits, output_name, remove_tree
-from ulos_stream.archive.rules import Member, contents, skipped
+from ulos_stream.archive.rules import Member, admitted, contents, skipped
 from ulos_stream.archive.unpacking import Artifact, blocks, opens_at_once
 from ulos_stream.errors import ArchiveRejected, StageTimeout
 
@@ -475,6 +475,20 @@ def test_a_hostile_archive_is_refused_alike_in_memory(space: Path, archive: byte
             artifact.unpack(space)
 
     assert reason in str(refusal.value)
+
+
+@given(st.text(st.sampled_from("aZ9_-. é\u0301/\\:\n\0\x7f\x85\ud800"), max_size=6))
+@settings(deadline=None, max_examples=1000)
+def test_a_name_of_any_characters_is_refused_if_a_file_system_could_take_it_amiss(name: str) -> None:
+    hostile = (
+        any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+        or "\\" in name
+        or re.match("[A-Za-z]:", name)
+        or not {"", ".", ".."}.isdisjoint(name.split("/"))
+    )
+
+    with pytest.raises(ArchiveRejected) if hostile else nullcontext():
+        admitted([Member(name)], Limits(), "the archive")
 
 
 @pytest.mark.parametrize(

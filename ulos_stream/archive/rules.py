@@ -5,10 +5,8 @@ Pure: nothing here touches a file.
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import chain
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import BinaryIO, NamedTuple
 from zipfile import ZipInfo
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +25,8 @@ _NAME_RULES = (
     (re.compile(r"(^|/)\.\.(/|$)"), "climbs out by '..'"),
     (re.compile(r"(^|/)\.?(/|$)"), "has an empty part in its name"),
 )
-_ODD_NAME = re.compile("|".join(pattern.pattern for pattern, _ in _NAME_RULES))
+_PLAIN_NAME = re.compile(r"\.?[\w -][\w. -]*(/\.?[\w -][\w. -]*)*")
+"""Most names: they break none of these rules, and one look tells it sooner than seven."""
 
 
 class Limits(BaseModel):
@@ -53,8 +52,7 @@ class Limits(BaseModel):
     """Longest unpack or pack, in seconds: a few times what 512 MiB take on a slow machine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A regular file or a directory, in an archive or in a tree."""
 
     name: str
@@ -78,7 +76,7 @@ def admitted(members: Iterable[Member], limits: Limits, whose: str) -> list[Memb
     for member in members:
         admitted.append(member)
         total_bytes += member.size
-        for rule in chain(_broken(member, limits), _conflicts(member, known)):
+        if rule := _broken(member, limits) or _conflict(member, known):
             raise ArchiveRejected(f"{whose}: {shown(member.name)} {rule}")
         if max(len(admitted), len(known)) > limits.entries:
             raise ArchiveRejected(f"{whose}: more than {limits.entries} files and directories")
@@ -87,35 +85,43 @@ def admitted(members: Iterable[Member], limits: Limits, whose: str) -> list[Memb
     return admitted
 
 
-def _broken(member: Member, limits: Limits) -> Iterator[str]:
-    """The rules that a member breaks by itself."""
-    if _ODD_NAME.search(member.name):
-        yield from (rule for pattern, rule in _NAME_RULES if pattern.search(member.name))
-    parts = member.name.split("/")
+def _broken(member: Member, limits: Limits) -> str | None:
+    """The first rule that a member breaks by itself, if any."""
+    if not _PLAIN_NAME.fullmatch(member.name):
+        for pattern, rule in _NAME_RULES:
+            if pattern.search(member.name):
+                return rule
+    parts = member.name.encode().split(b"/")
     if len(parts) > limits.depth:
-        yield f"is {len(parts)} levels deep, more than {limits.depth}"
-    if any(len(part.encode()) > limits.name_bytes for part in parts):
-        yield f"has a part of more than {limits.name_bytes} bytes in its name"
+        return f"is {len(parts)} levels deep, more than {limits.depth}"
+    if max(map(len, parts)) > limits.name_bytes:
+        return f"has a part of more than {limits.name_bytes} bytes in its name"
     if member.size > limits.file_mib * MIB:
-        yield f"is larger than {limits.file_mib} MiB"
+        return f"is larger than {limits.file_mib} MiB"
+    return None
 
 
-def _conflicts(member: Member, known: dict[str, tuple[str, bool]]) -> Iterator[str]:
-    """What a member has against those before it; `known` maps folded paths to what has them, named or implied."""
-    parts = member.name.split("/")
-    for end in range(1, len(parts) + 1):
-        path, directory = "/".join(parts[:end]), end < len(parts) or member.directory
+def _conflict(member: Member, known: dict[str, tuple[str, bool]]) -> str | None:
+    """What a member has against those before it, if anything.
+
+    `known` maps folded paths to what has them, named or implied.
+    """
+    parts, path = member.name.split("/"), ""
+    for end, part in enumerate(parts, 1):
+        path = f"{path}/{part}" if path else part
+        directory = end < len(parts) or member.directory
         same = folded(path)
         if same not in known:
             known[same] = path, directory
             continue
         other, was_directory = known[same]
         if path != other:
-            yield f"differs from {shown(other)} in upper and lower case only"
-        elif directory != was_directory:
-            yield f"makes {shown(path)} both a file and a directory"
-        elif not directory:
-            yield "is there twice"
+            return f"differs from {shown(other)} in upper and lower case only"
+        if directory != was_directory:
+            return f"makes {shown(path)} both a file and a directory"
+        if not directory:
+            return "is there twice"
+    return None
 
 
 def contents(members: Iterable[Member]) -> list[Member]:
@@ -125,7 +131,7 @@ def contents(members: Iterable[Member]) -> list[Member]:
     if len(tops) != 1 or any(member.name in tops and not member.directory for member in kept):
         return kept
     around = len(tops.pop()) + 1
-    return [replace(member, name=member.name[around:]) for member in kept if member.name[around:]]
+    return [member._replace(name=member.name[around:]) for member in kept if member.name[around:]]
 
 
 def skipped(member: Member) -> bool:
