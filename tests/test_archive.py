@@ -675,12 +675,13 @@ def test_what_is_swapped_for_something_else_meanwhile_is_refused(space: Path, pl
         pack(files, space / "result.zip", {}, Limits(), Meddler(4, swap))
 
 
-@pytest.mark.parametrize("change", [b"", b"x" * 400_000])
-def test_a_file_that_changes_its_size_meanwhile_is_refused(space: Path, change: bytes) -> None:
-    files = planted(space / "files", {"a": random.Random(1).randbytes(300_000)})
+@pytest.mark.parametrize("change", [b"", b"x" * 301, b"x" * 400_000])
+@pytest.mark.parametrize(("size", "moment"), [(300, 2), (300_000, 3)])
+def test_a_file_that_changes_its_size_meanwhile_is_refused(space: Path, size: int, moment: int, change: bytes) -> None:
+    files = planted(space / "files", {"a": random.Random(1).randbytes(size)})
 
-    with pytest.raises(ArchiveRejected, match=r"^the result: 'a' does not have the 300000 bytes it announced$"):
-        pack(files, space / "result.zip", {}, Limits(), Meddler(3, lambda: (files / "a").write_bytes(change)))
+    with pytest.raises(ArchiveRejected, match=rf"^the result: 'a' does not have the {size} bytes it announced$"):
+        pack(files, space / "result.zip", {}, Limits(), Meddler(moment, lambda: (files / "a").write_bytes(change)))
 
 
 def test_a_file_that_never_ends_is_refused_once_it_is_too_long(space: Path) -> None:
@@ -915,6 +916,21 @@ def test_a_full_disk_is_no_fault_of_the_archive(space: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     assert full.value.errno == errno.EFBIG
+
+
+def test_a_disk_that_takes_a_block_by_halves_gets_all_of_it(space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, taken = os.write, []
+
+    def take_half(file: int, block: bytes) -> int:
+        taken.append(write(file, block[: (len(block) + 1) // 2]))
+        return taken[-1]
+
+    monkeypatch.setattr(os, "write", take_half)
+    directory = unpacked(a_zip(Entry(b"a", prose(600_000))), space)
+
+    assert listing(directory) == {"a": prose(600_000)}
+    assert sum(taken) == 600_000
+    assert len(taken) > 6
 
 
 def test_a_broken_disk_is_no_fault_of_the_archive(space: Path) -> None:

@@ -6,9 +6,8 @@ To read, hash and compress them again is most of what a stage does with a large 
 import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from struct import Struct
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 from zipfile import ZipFile, ZipInfo
 
 from ulos_stream.archive.transfer import BLOCK_BYTES, add_as_it_is
@@ -20,8 +19,7 @@ Stamp = tuple[int, ...]
 """What any change of a file changes, beside its content: see `stamp`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Extracted:
+class Extracted(NamedTuple):
     """A file as it was extracted, its content checked."""
 
     stamp: Stamp

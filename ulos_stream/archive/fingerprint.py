@@ -1,7 +1,6 @@
 """What a stage sees of an archive, as one hash: two archives with the same one hold the same work."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
 
 from ulos_stream.archive.rules import Member
 
@@ -15,16 +14,13 @@ class Fingerprint:
 
     def __init__(self) -> None:
         self.lines: dict[str, str] = {}
-        """By name, those of the files that were read to their end."""
+        """By name, those of the files that were taken in."""
 
-    def reading(self, member: Member, content: Iterable[bytes]) -> Iterator[bytes]:
-        """Pass the content of a file on, block by block, and take it in."""
-        digest = hashlib.sha256()
-        for block in content:
-            digest.update(block)
-            yield block
-        self.lines[member.name] = f"{digest.hexdigest()} {'x' if member.executable else '-'} {member.name}\n"
+    def take_in(self, member: Member, content_sha256: str) -> str:
+        """Take in a file that was read to its end; returns its line."""
+        line = self.lines[member.name] = f"{content_sha256} {'x' if member.executable else '-'} {member.name}\n"
+        return line
 
     def hexdigest(self) -> str:
-        """The hash of all files that were read to their end, in 64 hex digits."""
+        """The hash of all files that were taken in, in 64 hex digits."""
         return hashlib.sha256("".join(self.lines[name] for name in sorted(self.lines)).encode()).hexdigest()

@@ -8,8 +8,9 @@ import stat
 import threading
 import time
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 from ulos_stream.archive.carrying import Extracted, carry, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, folded, shown, skipped
-from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, store, watch
+from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, not_as_announced, store, watch
 from ulos_stream.archive.tree import DIRECTORY, beneath, closing
 from ulos_stream.errors import ArchiveRejected
 
@@ -91,7 +92,7 @@ def pack(
                     fingerprint.lines[member.name] = known.line
                 elif not member.directory:
                     with _open(root, member) as source:
-                        _add(bundle, member, source, limits, fingerprint, check)
+                        fingerprint.take_in(member, _add(bundle, member, source, limits, check))
                 elif member.name not in parents:
                     store(b"", _entry(member), bundle)
             if journal:
@@ -155,37 +156,35 @@ def _entry(member: Member) -> ZipInfo:
     return entry
 
 
-@contextmanager
-def _open(root: int, member: Member) -> Iterator[IO[bytes]]:
+def _open(root: int, member: Member) -> AbstractContextManager[IO[bytes]]:
     """A file to pack: one of ours as it is, one of the tree's without following or waiting for anything."""
     if member.source is not None:
-        yield cast(BinaryIO, member.source)
-        return
+        return nullcontext(cast(BinaryIO, member.source))
     parent, _, base = member.name.rpartition("/")
     with _readable(member.name), beneath(root, parent) as folder:
         file = open(base, "rb", opener=lambda name, _: os.open(name, _SOURCE, dir_fd=folder))  # noqa: SIM115
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ArchiveRejected(f"the result: {shown(member.name)} changed while it was packed")
-        yield file
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ArchiveRejected(f"the result: {shown(member.name)} changed while it was packed")
+    return file
 
 
-def _add(
-    bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, fingerprint: Fingerprint, check: Check
-) -> None:
+def _add(bundle: ZipFile, member: Member, source: IO[bytes], limits: Limits, check: Check) -> str:
+    """Add a file; returns the sha256 of its content."""
     entry = _entry(member)
-    content = fingerprint.reading(member, iter(lambda: source.read(BLOCK_BYTES), b""))
     if member.size < LEAST_DEFLATED_BYTES:
         source.seek(0)
-        small = BytesIO()
-        copy(content, small, member, "the result", check)
-        store(small.getvalue(), entry, bundle)
-        return
+        content = source.read(LEAST_DEFLATED_BYTES)  # more than announced, if there is more
+        if len(content) != member.size:
+            raise not_as_announced(member, "the result")
+        store(content, entry, bundle)
+        return hashlib.sha256(content).hexdigest()
     if _deflates(source, member.size, limits.ratio, check):
         entry.compress_type = ZIP_DEFLATED
     source.seek(0)
     with bundle.open(entry, "w") as sink:
-        copy(content, sink, member, "the result", check)
+        blocks = iter(partial(source.read, BLOCK_BYTES), b"")
+        return copy(blocks, sink.write, member, "the result", check)
 
 
 def _deflates(source: IO[bytes], size: int, ratio: int, check: Check) -> bool:

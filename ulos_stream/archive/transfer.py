@@ -1,10 +1,12 @@
 """Content moved block by block, with an eye on the clock."""
 
+import hashlib
+import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ulos_stream.archive.rules import Limits, Member, shown
@@ -30,17 +32,31 @@ def watch(doing: str, limits: Limits, stop: threading.Event | None) -> Check:
     return check
 
 
-def copy(content: Iterable[bytes], sink: IO[bytes], member: Member, whose: str, check: Check) -> None:
-    """Write the content of a member; `whose` names its archive where it is not as long as announced."""
-    left = member.size
+def copy(content: Iterable[bytes], write: Callable[[bytes], object], member: Member, whose: str, check: Check) -> str:
+    """Write the content of a member, block by block, if it is as long as announced; returns its sha256."""
+    left, digest = member.size, hashlib.sha256()
     for block in content:
         check()
         left -= len(block)
         if left < 0:
             break
-        sink.write(block)
+        write(block)
+        digest.update(block)
     if left:
-        raise ArchiveRejected(f"{whose}: {shown(member.name)} does not have the {member.size} bytes it announced")
+        raise not_as_announced(member, whose)
+    return digest.hexdigest()
+
+
+def not_as_announced(member: Member, whose: str) -> ArchiveRejected:
+    """The refusal of a member that is longer or shorter than it should be; `whose` names its archive."""
+    return ArchiveRejected(f"{whose}: {shown(member.name)} does not have the {member.size} bytes it announced")
+
+
+def write_all(descriptor: int, block: bytes) -> None:
+    """Write a block to an open file, which may take it in several parts."""
+    written = os.write(descriptor, block)
+    while written < len(block):
+        written += os.write(descriptor, memoryview(block)[written:])
 
 
 def store(content: bytes, entry: ZipInfo, bundle: ZipFile) -> None:

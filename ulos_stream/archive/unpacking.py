@@ -1,6 +1,7 @@
 """A zip that anybody made is read: opened → plan → contents → write, or only the journal or the hash of it."""
 
 import errno
+import hashlib
 import os
 import stat
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
@@ -17,7 +19,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 from ulos_stream.archive.carrying import Extracted, Stamp, stamp
 from ulos_stream.archive.fingerprint import Fingerprint
 from ulos_stream.archive.rules import JOURNAL, MIB, Limits, Member, admitted, contents, shown
-from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, watch
+from ulos_stream.archive.transfer import BLOCK_BYTES, SMALL_BYTES, Check, copy, watch, write_all
 from ulos_stream.archive.tree import DIRECTORY, LIGHT_BYTES, LIGHT_ENTRIES, beneath, closing
 from ulos_stream.errors import ArchiveRejected, UlosError
 
@@ -92,8 +94,11 @@ class Artifact:
         fingerprint = Fingerprint()
         for member in contents(self.members):
             if not member.directory:
-                for _ in fingerprint.reading(member, blocks(self.bundle, member)):
+                digest = hashlib.sha256()
+                for block in blocks(self.bundle, member):
                     check()
+                    digest.update(block)
+                fingerprint.take_in(member, digest.hexdigest())
         return fingerprint
 
     def unpack(self, directory: Path, stop: threading.Event | None = None) -> str:
@@ -118,9 +123,8 @@ class Artifact:
                 parent, _, base = member.name.rpartition("/")
                 with beneath(root, member.name if member.directory else parent, create=True) as folder:
                     if not member.directory:
-                        content = fingerprint.reading(member, blocks(self.bundle, member))
-                        written = _write(folder, base, member, content, check)
-                        line = fingerprint.lines[member.name]
+                        digest, written = _write(folder, base, member, blocks(self.bundle, member), check)
+                        line = fingerprint.take_in(member, digest)
                         self.extracted[member.name] = Extracted(
                             written, self.bundle, cast(ZipInfo, member.source), line
                         )
@@ -258,14 +262,14 @@ def _unfit(info: ZipInfo, kind: int, limits: Limits) -> Iterator[str]:
         yield f"is more than {limits.ratio} times larger than in the zip"
 
 
-def _write(folder: int, base: str, member: Member, content: Iterable[bytes], check: Check) -> Stamp:
-    with open(base, "wb", opener=lambda name, _: os.open(name, _TARGET, 0o600, dir_fd=folder)) as file:
-        copy(content, file, member, "the archive", check)
-        file.flush()
-        os.fchmod(file.fileno(), 0o755 if member.executable else 0o644)
+def _write(folder: int, base: str, member: Member, content: Iterable[bytes], check: Check) -> tuple[str, Stamp]:
+    """Make a file; returns the sha256 of its content, and its stamp."""
+    with closing(os.open(base, _TARGET, 0o600, dir_fd=folder)) as file:
+        digest = copy(content, partial(write_all, file), member, "the archive", check)
+        os.fchmod(file, 0o755 if member.executable else 0o644)
         if member.modified is not None:
-            os.utime(file.fileno(), (member.modified, member.modified))
-        return stamp(os.fstat(file.fileno()))
+            os.utime(file, (member.modified, member.modified))
+        return digest, stamp(os.fstat(file))
 
 
 class _sound:
