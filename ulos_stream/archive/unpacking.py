@@ -6,7 +6,7 @@ import os
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -40,7 +40,7 @@ _TARGET = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A zip that keeps every rule, open for reading."""
+    """A zip that keeps every rule, open for reading until the end of its `with`."""
 
     bundle: ZipFile
     members: Sequence[Member]
@@ -48,6 +48,12 @@ class Artifact:
     limits: Limits
     extracted: dict[str, Extracted] = field(default_factory=dict)
     """What the last `unpack` has extracted, by name: `pack` takes from it what is untouched."""
+
+    def __enter__(self) -> "Artifact":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bundle.close()
 
     @property
     def is_light(self) -> bool:
@@ -146,9 +152,8 @@ def opens_at_once(archive: BinaryIO) -> bool:
     return bool(is_plain and table_bytes <= SHORT_TABLE_BYTES)
 
 
-@contextmanager
-def opened(archive: BinaryIO, limits: Limits) -> Iterator[Artifact]:
-    """Open a zip, if it keeps every rule. The file stays its owner's to close.
+def opened(archive: BinaryIO, limits: Limits) -> Artifact:
+    """Open a zip, if it keeps every rule; for use in a `with`. The file stays its owner's to close.
 
     Raises:
         ArchiveRejected: It breaks a rule; the text names member, rule and limit.
@@ -162,12 +167,11 @@ def opened(archive: BinaryIO, limits: Limits) -> Iterator[Artifact]:
         file: BytesIO | _Bounded = BytesIO(content)
     else:
         file = _Bounded(archive, limits)
-    with _sound("no zip, or a damaged one"):
+    with _sound():
         bundle = ZipFile(cast(BinaryIO, file))
     if isinstance(file, _Bounded):
         file.limits = None
-    with bundle:
-        yield Artifact(bundle, plan(bundle.filelist, bundle.start_dir, limits), limits)
+    return Artifact(bundle, plan(bundle.filelist, bundle.start_dir, limits), limits)
 
 
 class _WildSeek(OSError):
@@ -208,7 +212,7 @@ def blocks(bundle: ZipFile, member: Member) -> Iterator[bytes]:
         ArchiveRejected: It is damaged, which may show at the end only.
     """
     assert isinstance(member.source, ZipInfo)  # noqa: S101
-    with _sound(f"{shown(member.name)} is damaged"), bundle.open(member.source) as source:
+    with _sound(member.name), bundle.open(member.source) as source:
         while block := source.read(BLOCK_BYTES):
             yield block
 
@@ -234,32 +238,34 @@ def plan(infos: Sequence[ZipInfo], end: int, limits: Limits) -> list[Member]:
 
 def _member(info: ZipInfo, limits: Limits) -> Member:
     name = info.orig_filename  # `filename` ends at the first NUL
-    if not info.flag_bits & _UTF8:
+    if not (name.isascii() or info.flag_bits & _UTF8):
         with suppress(UnicodeError):  # macOS writes UTF-8 and does not say so
             name = name.encode("cp437").decode()
     directory = name.endswith("/")
     mode = info.external_attr >> 16
-    for rule in _unfit(info, stat.S_IFDIR if directory else stat.S_IFREG, limits):
+    if rule := _unfit(info, stat.S_IFDIR if directory else stat.S_IFREG, limits):
         raise ArchiveRejected(f"the archive: {shown(name)} {rule}")
-    modified = None
-    with suppress(ValueError):
+    try:
         modified = datetime(*info.date_time, tzinfo=UTC).timestamp()
+    except ValueError:
+        modified = None
     name = "/".join(part for part in name.split("/") if part != ".").removesuffix("/")
     return Member(name, directory, info.file_size, bool(mode & 0o111), modified, info)
 
 
-def _unfit(info: ZipInfo, kind: int, limits: Limits) -> Iterator[str]:
-    """The rules that a zip's entry breaks by how it is stored."""
+def _unfit(info: ZipInfo, kind: int, limits: Limits) -> str | None:
+    """The first rule that a zip's entry breaks by how it is stored, if any."""
     if info.flag_bits & _ENCRYPTED:
-        yield "is encrypted"
+        return "is encrypted"
     if info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        yield "is neither stored nor deflated"
+        return "is neither stored nor deflated"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, kind):
-        yield "is a link or another special file"
+        return "is a link or another special file"
     if kind == stat.S_IFDIR and info.file_size:
-        yield "is a directory with content"
-    if info.file_size > max(MIB, limits.ratio * info.compress_size):
-        yield f"is more than {limits.ratio} times larger than in the zip"
+        return "is a directory with content"
+    if info.file_size > MIB and info.file_size > limits.ratio * info.compress_size:
+        return f"is more than {limits.ratio} times larger than in the zip"
+    return None
 
 
 def _write(folder: int, base: str, member: Member, content: Iterable[bytes], check: Check) -> tuple[str, Stamp]:
@@ -273,17 +279,24 @@ def _write(folder: int, base: str, member: Member, content: Iterable[bytes], che
 
 
 class _sound:
-    """Only `zipfile` works in here, which raises a dozen unrelated types at damaged input."""
+    """Only `zipfile` works in here, which raises a dozen unrelated types at damaged input.
 
-    def __init__(self, otherwise: str) -> None:
-        self._otherwise = otherwise
+    Args:
+        member: The name of what it reads; None for the table of contents.
+    """
+
+    def __init__(self, member: str | None = None) -> None:
+        self._member = member
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, _WildSeek):
-            raise ArchiveRejected(f"the archive: {self._otherwise}: {exc.strerror}") from exc
-        if isinstance(exc, Exception) and not isinstance(exc, UlosError | OSError):
+            reason = exc.strerror
+        elif isinstance(exc, Exception) and not isinstance(exc, UlosError | OSError):
             reason = (str(exc) or type(exc).__name__)[:200]
-            raise ArchiveRejected(f"the archive: {self._otherwise}: {reason}") from exc
+        else:
+            return
+        what = "no zip, or a damaged one" if self._member is None else f"{shown(self._member)} is damaged"
+        raise ArchiveRejected(f"the archive: {what}: {reason}") from exc
