@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -103,6 +103,7 @@ def pack(
         raise ArchiveRejected(f"the result: its zip is larger than {limits.zip_mib} MiB")
 
 
+@lru_cache(maxsize=256)  # a node sees the same few stages again and again
 def output_name(exchange: str, routing_key: str) -> str:
     """The name of a stage's output file: `output_<exchange>_<routingKey>.txt`.
 
