@@ -1,7 +1,7 @@
 """Large pages for what a node has imported, where Linux has them.
 
-The objects of a node's libraries fill some 40 MiB, and a stage touches so many of them that the processor spends a tenth
-of its time on where their pages of 4 KiB lie. In pages of 2 MiB it remembers that for all of them.
+The objects of a node's libraries fill some 40 MiB, and a stage touches so many of them that the processor spends a
+tenth of its time on where their pages of 4 KiB lie. In pages of 2 MiB it remembers that for all of them.
 """
 
 import ctypes

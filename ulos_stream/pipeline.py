@@ -326,14 +326,14 @@ class Pipeline:
         """
 
         def report(fault: Fault, wait_s: float) -> None:
-            self._troubles[report] = fault, time.monotonic() + wait_s + TROUBLE_S
+            self._troubles[step] = fault, time.monotonic() + wait_s + TROUBLE_S
             self.watch.fault(fault)
             self.report_fault(fault, wait_s)
 
         try:
             return await retry(step, budget_s=self.fault_budget_s, report=report, met=met)
         finally:
-            self._troubles.pop(report, None)
+            self._troubles.pop(step, None)
 
 
 def _ending(verdict: Verdict, job: Job, took_s: float) -> str:
