@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from world import Heard, World, a_tree, a_world, ulos
 
 from ulos_stream.errors import ArtifactChanged, ConfigurationError, StorageFault
 from ulos_stream.lab import Broker
-from ulos_stream.tasks import Verdict
+from ulos_stream.tasks import Hop, Verdict
 from ulos_stream.telemetry import Log, configure_logging, exporting, tracing
 from ulos_stream.telemetry.exporting import open_exporters
 from ulos_stream.telemetry.tracing import Tracing
@@ -374,6 +375,17 @@ def test_a_name_without_a_utf_8_form_does_not_cost_the_other_spans() -> None:
     [span] = exporter.spans
     assert span.name == "process lab:?:queue"
     span.to_json().encode()
+
+
+def test_the_state_of_a_trace_travels_on_as_far_as_a_receiver_has_to_take_it() -> None:
+    state = ",".join(f"vendor-{number}={'x' * 200}" for number in range(32))
+    headers = {"traceparent": f"{SENDER}-00", "tracestate": state, "priority": 7}
+    arrival = replace(AN_ARRIVAL, headers=headers)
+    watch = Tracing([], node="n-1", server=("broker", 5672))
+
+    with watch.stage(arrival, None), watch.publish("crash", Hop(exchange="lab", routing_key="c"), "c-1", "m-1") as told:
+        assert told["tracestate"] == state
+        assert told["traceparent"].startswith(SENDER[:35])
 
 
 async def test_a_collector_that_does_not_answer_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:

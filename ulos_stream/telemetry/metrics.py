@@ -4,7 +4,7 @@ Importing this takes 0.1 s, so it waits until metrics are asked for.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from typing import cast, get_args
@@ -146,7 +146,7 @@ class Metrics:
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
-    ) -> AbstractContextManager[dict[str, str]]:
+    ) -> AbstractContextManager[Mapping[str, str]]:
         return _Publish(partial(self._publishes_of, message))
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
@@ -162,7 +162,7 @@ class Metrics:
         """There is nothing to pass on: metrics are fetched."""
 
 
-class _Publish(AbstractContextManager[dict[str, str]]):
+class _Publish(AbstractContextManager[Mapping[str, str]]):
     """One publish, counted by how it ended; one that the node's end cut short has not failed, and counts as nothing."""
 
     def __init__(self, count_of: Callable[[str], Counter]) -> None:

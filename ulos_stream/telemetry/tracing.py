@@ -11,14 +11,15 @@ Importing this takes 0.2 s, so it waits until traces are asked for.
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from types import MappingProxyType
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import structlog
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -28,14 +29,24 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from ulos_stream import __version__
 from ulos_stream.errors import ArtifactChanged, Crash, Fault
 from ulos_stream.tasks import Hop, Task, Verdict
-from ulos_stream.telemetry.watch import Arrival, End, Message, Step, Transfer
+from ulos_stream.telemetry.watch import NOBODY, Arrival, End, Message, Step, Transfer
 
+T = TypeVar("T")
 FLUSH_S = 5.0
 """Longest wait at shutdown for spans that are not exported yet, in seconds."""
 W3C = TraceContextTextMapPropagator()
-_NONE: Mapping[str, str] = MappingProxyType({})
-_headers: ContextVar[Mapping[str, str]] = ContextVar("headers", default=_NONE)
-"""What messages of the current stage take along."""
+
+
+class _Trace(NamedTuple):
+    """What is done in a stage needs to know of its trace."""
+
+    is_recorded: bool
+    carried: AbstractContextManager[Mapping[str, str]]
+    """Yields what its messages take along, when they have no span of their own."""
+
+
+_UNTRACED = _Trace(False, nullcontext({}))
+_trace: ContextVar[_Trace] = ContextVar("trace", default=_UNTRACED)
 
 
 class Tracing:
@@ -60,60 +71,36 @@ class Tracing:
             "server.port": server[1],
         }
 
-    @contextmanager
-    def stage(self, arrival: Arrival, task: Task | None) -> Iterator[End]:
+    def stage(self, arrival: Arrival, task: Task | None) -> AbstractContextManager[End]:
         sender = W3C.extract(_textual(arrival.headers), Context())
         sent_by = trace.get_current_span(sender).get_span_context()
         destination = _joined(arrival.exchange, arrival.routing_key, arrival.queue)
-        attributes = {
-            **self._messaging("process", destination, arrival.routing_key, arrival.message_id, arrival.correlation_id),
-            **({} if task is None else _about(task)),
-        }
+        attributes = self._messaging(
+            "process", destination, arrival.routing_key, arrival.message_id, arrival.correlation_id
+        )
+        if task is not None:
+            attributes |= _about(task)
         links = [Link(sent_by)] if sent_by.is_valid else []
-        with self._span(f"process {destination}", SpanKind.CONSUMER, attributes, sender, links) as span:
-            trace_id = trace.format_trace_id(span.get_span_context().trace_id)
-
-            def end(how: Verdict | Crash) -> None:
-                if isinstance(how, Verdict):
-                    span.set_attribute("ulos.verdict", how)
-                else:
-                    _note(span, how)
-
-            headers: dict[str, str] = {}
-            W3C.inject(headers)
-            token = _headers.set(headers)
-            try:
-                with structlog.contextvars.bound_contextvars(trace=trace_id):
-                    yield end
-            finally:
-                _headers.reset(token)
+        name = f"process {destination}"
+        return _Stage(self._tracer.start_span(name, sender, SpanKind.CONSUMER, attributes, links))
 
     def step(self, step: Step) -> AbstractContextManager[None]:
-        return self._step(step) if trace.get_current_span().is_recording() else nullcontext()
-
-    @contextmanager
-    def _step(self, step: Step) -> Iterator[None]:
-        with self._span(step):
-            yield
+        return _Within(self._tracer.start_span(step), None) if _trace.get().is_recorded else NOBODY
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
-    ) -> AbstractContextManager[dict[str, str]]:
-        if message == "hop" and trace.get_current_span().is_recording():
-            return self._send(hop, message_id, correlation_id)
-        return nullcontext(dict(_headers.get()))
-
-    @contextmanager
-    def _send(self, hop: Hop, message_id: str, correlation_id: str) -> Iterator[dict[str, str]]:
-        headers: dict[str, str] = {}
+    ) -> AbstractContextManager[Mapping[str, str]]:
+        stage = _trace.get()
+        if message != "hop" or not stage.is_recorded:
+            return stage.carried
         destination = _joined(hop.exchange, hop.routing_key)
         attributes = self._messaging("send", destination, hop.routing_key, message_id, correlation_id)
-        with self._span(f"send {destination}", SpanKind.PRODUCER, attributes):
-            W3C.inject(headers)
-            yield headers
+        span = self._tracer.start_span(f"send {destination}", kind=SpanKind.PRODUCER, attributes=attributes)
+        return _Within(span, _headers(span))
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
-        trace.get_current_span().set_attribute("ulos.artifact.size", size_bytes)
+        if _trace.get().is_recorded:
+            trace.get_current_span().set_attribute("ulos.artifact.size", size_bytes)
 
     def fault(self, fault: Fault) -> None:
         trace.get_current_span().add_event("fault", {"error.type": fault.kind, "exception.message": str(fault)})
@@ -126,37 +113,77 @@ class Tracing:
         flushing.start()
         flushing.join(FLUSH_S)
 
-    @contextmanager
-    def _span(
-        self,
-        name: str,
-        kind: SpanKind = SpanKind.INTERNAL,
-        attributes: Mapping[str, str | int] | None = None,
-        parent: Context | None = None,
-        links: Sequence[Link] = (),
-    ) -> Iterator[Span]:
-        """A span that is the current one, and takes note of the error that ends it."""
-        with self._tracer.start_as_current_span(
-            name, parent, kind, attributes, links, record_exception=False, set_status_on_exception=False
-        ) as span:
-            try:
-                yield span
-            except BaseException as error:
-                _note(span, error)
-                raise
-
     def _messaging(
         self, operation: str, destination: str, routing_key: str, message_id: str, correlation_id: str | None
     ) -> dict[str, str | int]:
-        return {
+        attributes = {
             **self._about_all,
             "messaging.operation.name": operation,
             "messaging.operation.type": operation,
             "messaging.destination.name": destination,
             "messaging.message.id": _encodable(message_id),
-            **({"messaging.rabbitmq.destination.routing_key": _encodable(routing_key)} if routing_key else {}),
-            **({"messaging.message.conversation_id": _encodable(correlation_id)} if correlation_id else {}),
         }
+        if routing_key:
+            attributes["messaging.rabbitmq.destination.routing_key"] = _encodable(routing_key)
+        if correlation_id:
+            attributes["messaging.message.conversation_id"] = _encodable(correlation_id)
+        return attributes
+
+
+class _Within(AbstractContextManager[T]):
+    """The span is the current one, takes note of the error that ends it, and ends.
+
+    Args:
+        span: It has begun.
+        yields: What is handed to the one who enters.
+    """
+
+    def __init__(self, span: Span, yields: T) -> None:
+        self._span = span
+        self._yields = yields
+
+    def __enter__(self) -> T:
+        self._before = attach(trace.set_span_in_context(self._span))
+        return self._yields
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        detach(self._before)
+        if error is not None:
+            _note(self._span, error)
+        self._span.end()
+
+
+class _Stage(_Within[End]):
+    """The span of a stage; what belongs to the stage, and so to the same context, carries its trace."""
+
+    def __init__(self, span: Span) -> None:
+        super().__init__(span, partial(_end, span))
+
+    def __enter__(self) -> End:
+        span = self._span
+        self._outside = _trace.set(_Trace(span.is_recording(), nullcontext(_headers(span))))
+        trace_id = trace.format_trace_id(span.get_span_context().trace_id)
+        self._said = structlog.contextvars.bind_contextvars(trace=trace_id)
+        return super().__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        structlog.contextvars.reset_contextvars(**self._said)
+        _trace.reset(self._outside)
+
+
+def _end(span: Span, how: Verdict | Crash) -> None:
+    if isinstance(how, Verdict):
+        span.set_attribute("ulos.verdict", how)
+    else:
+        _note(span, how)
+
+
+def _headers(span: Span) -> Mapping[str, str]:
+    """What a message takes along, for its receiver to be a child of this span."""
+    headers: dict[str, str] = {}
+    W3C.inject(headers, trace.set_span_in_context(span, Context()))
+    return headers
 
 
 def _note(span: Span, error: BaseException) -> None:
@@ -180,7 +207,7 @@ def _about(task: Task) -> dict[str, str]:
 
 def _joined(*parts: str) -> str:
     """A destination: exchange, routing key and, for a consumer, queue; empty and repeated ones are left out."""
-    return _encodable(":".join(dict.fromkeys(part for part in parts if part)) or "amq.default")
+    return _encodable(":".join(dict.fromkeys(filter(None, parts))) or "amq.default")
 
 
 def _textual(headers: Mapping[str, object]) -> dict[str, str]:
@@ -189,4 +216,4 @@ def _textual(headers: Mapping[str, object]) -> dict[str, str]:
 
 def _encodable(text: str) -> str:
     """One span whose text has no UTF-8 form would lose its whole batch."""
-    return text.encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -23,6 +23,8 @@ Message = Literal["hop", "event", "crash"]
 """What a node publishes: a task on its way, a log message, a crash report."""
 End = Callable[[Verdict | Crash], None]
 """Told how a stage ended; not called for one that is cancelled, which has no end."""
+NOBODY: AbstractContextManager[None] = nullcontext()
+"""A step that nobody follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,8 @@ class Watch(Protocol):
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
-    ) -> AbstractContextManager[dict[str, str]]:
-        """One message on its way to the broker, all attempts; yields the headers that it takes along."""
+    ) -> AbstractContextManager[Mapping[str, str]]:
+        """One message on its way to the broker, all attempts; yields the headers that it takes along, for reading."""
         ...
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
@@ -87,11 +89,11 @@ class Unwatched:
         return nullcontext(_untold)
 
     def step(self, step: Step) -> AbstractContextManager[None]:
-        return nullcontext()
+        return NOBODY
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
-    ) -> AbstractContextManager[dict[str, str]]:
+    ) -> AbstractContextManager[Mapping[str, str]]:
         return nullcontext({})
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
@@ -130,7 +132,7 @@ class Both:
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
-    ) -> AbstractContextManager[dict[str, str]]:
+    ) -> AbstractContextManager[Mapping[str, str]]:
         first, second = (watch.publish(message, hop, message_id, correlation_id) for watch in self._both)
         return _Joined(first, second, operator.or_)
 
