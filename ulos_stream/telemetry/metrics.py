@@ -4,10 +4,11 @@ Importing this takes 0.1 s, so it waits until metrics are asked for.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import cache, partial
-from typing import cast, get_args
+from types import MappingProxyType
+from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -27,6 +28,8 @@ from ulos_stream.errors import (
 from ulos_stream.tasks import Hop, Task, Verdict
 from ulos_stream.telemetry.watch import Arrival, End, Message, Step, Transfer
 
+T = TypeVar("T")
+
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 STEP_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """From a mock's step to the broker's delivery timeout."""
@@ -34,6 +37,7 @@ WAIT_BUCKETS_S = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600, 
 """From an idle node to a queue that waits for a day."""
 NO_TASK = "none"
 """Executor of a message that is no task."""
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Metrics:
@@ -94,7 +98,6 @@ class Metrics:
         # To find the metric of some labels takes longer than to count on it.
         self._stages_of, self._stage_s_of = cache(self._stages.labels), cache(self._stage_s.labels)
         self._step_s_of, self._bytes_of = cache(self._step_s.labels), cache(self._bytes.labels)
-        self._publishes_of = cache(self._publishes.labels)
         for name in executors:
             self._stage_s.labels(name)
             for verdict in Verdict:
@@ -106,9 +109,7 @@ class Metrics:
         for fault in (BrokerFault, StorageFault, EngineFault, DeviceFault, NodeFault):
             self._faults.labels(fault.kind, "retried")
             self._faults.labels(fault.kind, "given_up")
-        for message in get_args(Message):
-            for result in ("confirmed", "unroutable", "unconfirmed"):
-                self._publishes_of(message, result)
+        self._publish_of = {name: _Publish(partial(self._publishes.labels, name)) for name in get_args(Message)}
 
     def gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when the metrics are."""
@@ -124,30 +125,27 @@ class Metrics:
         """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    @contextmanager
-    def stage(self, arrival: Arrival, task: Task | None) -> Iterator[End]:
-        executor = NO_TASK if task is None else self._name_of(task.routing_tree.routing_key)
+    def stage(self, arrival: Arrival, task: Task | None) -> AbstractContextManager[End]:
         if arrival.sent_at_s is not None:
             self._wait_s.observe(max(0.0, time.time() - arrival.sent_at_s))
+        executor = NO_TASK if task is None else self._name_of(task.routing_tree.routing_key)
+        return _Stage(self._stage_s_of(executor), self._in_flight, partial(self._end, executor))
 
-        def end(how: Verdict | Crash) -> None:
-            if isinstance(how, Verdict):
-                self._stages_of(executor, how).inc()
-                return
-            self._crashes.labels(executor, how.code).inc()
-            if isinstance(how, FaultBudgetSpent) and isinstance(how.__cause__, Fault):
-                self._faults.labels(how.__cause__.kind, "given_up").inc()
-
-        with self._in_flight.track_inprogress(), self._stage_s_of(executor).time():
-            yield end
+    def _end(self, executor: str, how: Verdict | Crash) -> None:
+        if isinstance(how, Verdict):
+            self._stages_of(executor, how).inc()
+            return
+        self._crashes.labels(executor, how.code).inc()
+        if isinstance(how, FaultBudgetSpent) and isinstance(how.__cause__, Fault):
+            self._faults.labels(how.__cause__.kind, "given_up").inc()
 
     def step(self, step: Step) -> AbstractContextManager[None]:
-        return cast(AbstractContextManager[None], self._step_s_of(step).time())
+        return _Timed(self._step_s_of(step), None)
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
     ) -> AbstractContextManager[Mapping[str, str]]:
-        return _Publish(partial(self._publishes_of, message))
+        return self._publish_of[message]
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
         self._bytes_of(step).inc(size_bytes)
@@ -162,17 +160,60 @@ class Metrics:
         """There is nothing to pass on: metrics are fetched."""
 
 
+class _Timed(AbstractContextManager[T]):
+    """Observes how long it was entered.
+
+    Args:
+        durations: In seconds.
+        yields: What is handed to the one who enters.
+    """
+
+    def __init__(self, durations: Histogram, yields: T) -> None:
+        self._durations = durations
+        self._yields = yields
+
+    def __enter__(self) -> T:
+        self._begun = time.perf_counter()
+        return self._yields
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._durations.observe(time.perf_counter() - self._begun)
+
+
+class _Stage(_Timed[End]):
+    """A stage, timed, and counted as long as it runs."""
+
+    def __init__(self, durations: Histogram, in_flight: Gauge, end: End) -> None:
+        super().__init__(durations, end)
+        self._in_flight = in_flight
+
+    def __enter__(self) -> End:
+        self._in_flight.inc()
+        return super().__enter__()
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        self._in_flight.dec()
+
+
 class _Publish(AbstractContextManager[Mapping[str, str]]):
-    """One publish, counted by how it ended; one that the node's end cut short has not failed, and counts as nothing."""
+    """A publish, counted by how it ended; one that the node's end cut short has not failed, and counts as nothing.
+
+    It keeps nothing of a publish, so that one object serves all of a kind.
+    """
 
     def __init__(self, count_of: Callable[[str], Counter]) -> None:
-        self._count_of = count_of
+        self._confirmed = count_of("confirmed")
+        self._unroutable = count_of("unroutable")
+        self._unconfirmed = count_of("unconfirmed")
 
-    def __enter__(self) -> dict[str, str]:
-        return {}
+    def __enter__(self) -> Mapping[str, str]:
+        return _NO_HEADERS
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
-            self._count_of("confirmed").inc()
+            self._confirmed.inc()
+        elif isinstance(error, Unroutable):
+            self._unroutable.inc()
         elif isinstance(error, Exception):
-            self._count_of("unroutable" if isinstance(error, Unroutable) else "unconfirmed").inc()
+            self._unconfirmed.inc()
