@@ -18,10 +18,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from world import LIMIT_S, World, a_tree, a_world
 
-from ulos_stream.errors import FaultBudgetSpent, Unroutable
+from ulos_stream.errors import FaultBudgetSpent, StorageFault, Unroutable
 from ulos_stream.lab import Broker
-from ulos_stream.tasks import Hop
+from ulos_stream.tasks import Hop, Verdict
 from ulos_stream.telemetry.metrics import Metrics
+from ulos_stream.telemetry.tracing import Tracing
+from ulos_stream.telemetry.watch import Arrival, Both
 
 CHART = Path(__file__).parent.parent / "helm" / "ulos-stream"
 DASHBOARD = CHART / "dashboards" / "ulos-stream.json"
@@ -151,6 +153,34 @@ def published(ended_by: BaseException | None) -> dict[str, float]:
     families = text_string_to_metric_families(metrics.render().decode())
     samples = [sample for family in families for sample in family.samples if sample.name == "ulos_publishes_total"]
     return {s.labels["result"]: s.value for s in samples if s.labels["message"] == "event" and s.value}
+
+
+@pytest.mark.parametrize("sampled", ["00", "01"])
+def test_what_is_counted_is_the_same_whether_a_stage_is_traced_or_not(sampled: str) -> None:
+    metrics = Metrics(["pass"], str)
+    watch = Both(Tracing([], node="n-1", server=("broker", 5672)), metrics)
+    headers = {"traceparent": f"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{sampled}"}
+
+    with watch.stage(Arrival("m-1", None, "queue", "lab", "pass", headers, None), None) as end:
+        with watch.step("download"):
+            watch.transferred("download", 7)
+        with pytest.raises(StorageFault), watch.step("upload"):
+            raise StorageFault("away")
+        with watch.publish("hop", Hop(exchange="lab", routing_key="next"), "h-1", "m-1") as told:
+            pass
+        end(Verdict.PASS)
+
+    samples = [s for f in text_string_to_metric_families(metrics.render().decode()) for s in f.samples]
+    counted = {(s.name, *s.labels.values()) for s in samples if s.value and s.name.endswith(("_total", "_count"))}
+    assert told["traceparent"].endswith(f"-{sampled}")
+    assert counted - {("process_cpu_seconds_total",)} == {
+        ("ulos_stages_total", "none", "PASS"),
+        ("ulos_stage_duration_seconds_count", "none"),
+        ("ulos_step_duration_seconds_count", "download"),
+        ("ulos_step_duration_seconds_count", "upload"),
+        ("ulos_transferred_bytes_total", "download"),
+        ("ulos_publishes_total", "hop", "confirmed"),
+    }
 
 
 async def test_steps_transfers_and_publishes_are_measured(world: World, scraped: Scraped) -> None:

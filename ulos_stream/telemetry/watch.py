@@ -4,9 +4,8 @@ The node, the pipeline and the outbox tell one `Watch` what they do. What belong
 the stage's own context (`contextvars`), so that nothing has to be handed from one to the other.
 """
 
-import operator
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, TypeVar
@@ -113,28 +112,21 @@ class Both:
     """Two that follow."""
 
     def __init__(self, first: Watch, second: Watch) -> None:
-        self._both = (first, second)
+        self._both = self._first, self._second = first, second
 
-    @contextmanager
-    def stage(self, arrival: Arrival, task: Task | None) -> Iterator[End]:
-        with ExitStack() as stack:
-            ends = [stack.enter_context(watch.stage(arrival, task)) for watch in self._both]
-
-            def end(how: Verdict | Crash) -> None:
-                for each in ends:
-                    each(how)
-
-            yield end
+    def stage(self, arrival: Arrival, task: Task | None) -> AbstractContextManager[End]:
+        return _Joined(self._first.stage(arrival, task), self._second.stage(arrival, task), _told_both)
 
     def step(self, step: Step) -> AbstractContextManager[None]:
-        first, second = self._both
-        return _Joined(first.step(step), second.step(step), lambda *_: None)
+        first, second = self._first.step(step), self._second.step(step)
+        return second if first is NOBODY else _Joined(first, second, _nothing)
 
     def publish(
         self, message: Message, hop: Hop, message_id: str, correlation_id: str
     ) -> AbstractContextManager[Mapping[str, str]]:
-        first, second = (watch.publish(message, hop, message_id, correlation_id) for watch in self._both)
-        return _Joined(first, second, operator.or_)
+        first = self._first.publish(message, hop, message_id, correlation_id)
+        second = self._second.publish(message, hop, message_id, correlation_id)
+        return _Joined(first, second, _merged)
 
     def transferred(self, step: Transfer, size_bytes: int) -> None:
         for watch in self._both:
@@ -154,7 +146,7 @@ class Both:
 
 
 class _Joined(AbstractContextManager[T]):
-    """One context of two that swallow no error, the first around the second; a stage has a dozen of them.
+    """One context of two that swallow no error, the first around the second; a stage has many of them.
 
     Args:
         first: The outer one.
@@ -175,6 +167,22 @@ class _Joined(AbstractContextManager[T]):
     ) -> None:
         self._second.__exit__(kind, error, traceback)
         self._first.__exit__(kind, error, traceback)
+
+
+def _told_both(first: End, second: End) -> End:
+    def end(how: Verdict | Crash) -> None:
+        first(how)
+        second(how)
+
+    return end
+
+
+def _nothing(first: None, second: None) -> None:
+    """What steps yield."""
+
+
+def _merged(first: Mapping[str, str], second: Mapping[str, str]) -> Mapping[str, str]:
+    return {**first, **second} if second else first
 
 
 def _untold(how: Verdict | Crash) -> None:
