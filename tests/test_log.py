@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
 import pty
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
 import pytest
+import structlog
 from receiver import Receiver
 from world import World, a_tree, a_world
 
@@ -186,3 +190,62 @@ def test_a_line_begins_with_what_an_eye_looks_for(capsys: pytest.CaptureFixture[
 
     fields = list(json.loads(capsys.readouterr().err))
     assert fields == [*(name for name in HEAD if name != "code"), "seconds"]
+
+
+class Disk(io.StringIO):
+    """Standard error in a file; each line takes a while, and a full disk takes none."""
+
+    is_full = False
+
+    def write(self, text: str) -> int:
+        if self.is_full:
+            raise OSError("no space left on device")
+        for part in (text[:9], text[9:]):
+            super().write(part)
+            time.sleep(0.0001)
+        return len(text)
+
+
+def test_a_line_that_cannot_be_written_harms_nobody() -> None:
+    with contextlib.redirect_stderr(Disk()) as disk:
+        configure_logging("INFO")
+        disk.is_full = True
+        Log().info("ready", queue="q-1")
+        disk.is_full = False
+        Log().info("ready", queue="q-2")
+
+    assert [json.loads(line)["queue"] for line in disk.getvalue().splitlines()] == ["q-2"]
+
+
+def test_a_value_that_cannot_be_shown_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def __repr__(self) -> str:
+            raise ValueError("it has no text")
+
+    configure_logging("INFO")
+
+    Log().info("ready", queue=Broken())
+
+    assert "it has no text" in capsys.readouterr().err
+
+
+def test_what_the_node_and_libraries_say_at_once_does_not_mix() -> None:
+    with contextlib.redirect_stderr(Disk()) as disk, ThreadPoolExecutor(4) as threads:
+        configure_logging("INFO")
+        log, library = Log(), logging.getLogger("some.library")
+        saying = [threads.submit(say) for say in (lambda: log.info("ready"), lambda: library.warning("late")) * 20]
+        for each in saying:
+            each.result()
+
+    events = [json.loads(line)["event"] for line in disk.getvalue().splitlines()]
+    assert sorted(events) == ["late"] * 20 + ["ready"] * 20
+
+
+def test_another_who_uses_structlog_is_heard_like_a_library(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("INFO")
+
+    structlog.get_logger().info("a chat")
+    structlog.get_logger("some.executor").warning("it is late", by_s=7)
+
+    line = json.loads(capsys.readouterr().err)
+    assert (line["event"], line["level"], line["by_s"]) == ("it is late", "warning", 7)
