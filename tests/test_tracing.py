@@ -470,6 +470,7 @@ async def test_a_trace_file_has_one_request_a_line_in_otlp_json(world: World, tm
 
     requests = [json.loads(line) for line in file.read_text().splitlines()]
     spans = [span for r in requests for each in r["resourceSpans"] for s in each["scopeSpans"] for span in s["spans"]]
+    assert [len(request["resourceSpans"]) for request in requests] == [1] * len(requests)
     assert sorted(span["name"] for span in spans) == sorted([*STEPS, f"process {world.tasks.name}"])
     assert {len(span["traceId"]) for span in spans} == {32}
 

@@ -60,7 +60,7 @@ class Tracing:
 
     def __init__(self, exporters: Sequence[SpanExporter], *, node: str, server: tuple[str, int]) -> None:
         ours = {"service.name": "ulos-stream", "service.version": __version__, "service.instance.id": node}
-        resource = Resource.create(ours).merge(OTELResourceDetector().detect())
+        resource = _Resource(Resource.create(ours).merge(OTELResourceDetector().detect()))
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for exporter in exporters:
             self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -128,6 +128,19 @@ class Tracing:
         if correlation_id:
             attributes["messaging.message.conversation_id"] = _encodable(correlation_id)
         return attributes
+
+
+class _Resource(Resource):
+    """One whose hash is known: exporters ask for it with each span, and to make it takes longer than all they do else
+    to put that to the others of its resource.
+    """
+
+    def __init__(self, resource: Resource) -> None:
+        super().__init__(resource.attributes, resource.schema_url)
+        self._hash = super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class _Within(AbstractContextManager[T]):
