@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,8 @@ BOUND = {DONE: DONE_KEY, EVENTS: EVENT_KEY, CRASHES: "crash"}
 STALLED_S = 120
 """Seconds without any news after which none will come: 50 MiB on a busy machine take some."""
 POLL_S = 0.005
+COUNTED_S = 5
+"""Seconds within which the metrics must show the last stage."""
 
 
 EXECUTORS = Path(__file__).parent / "executors"
@@ -315,9 +317,18 @@ async def _environment(
 
 
 async def _check_metrics(port: int, stages: int) -> None:
-    """See that the node has counted its stages."""
-    async with aiohttp.ClientSession() as session, session.get(f"http://{HOST}:{port}/metrics") as response:
-        page = await response.text()
-    counted = [line for line in page.splitlines() if line.startswith("ulos_stages_total{")]
-    if sum(float(line.split()[-1]) for line in counted) != stages:
-        raise Wrong(f"the metrics count something else than {stages} stages: {counted}")
+    """See that the node counts its stages; the last one when its last event is confirmed, so after its hop.
+
+    Raises:
+        Wrong: It counts something else.
+    """
+    counted: list[str] = []
+    async with aiohttp.ClientSession() as session:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(COUNTED_S):
+                while sum(float(line.split()[-1]) for line in counted) != stages:
+                    async with session.get(f"http://{HOST}:{port}/metrics") as response:
+                        page = await response.text()
+                    counted = [line for line in page.splitlines() if line.startswith("ulos_stages_total{")]
+                return
+    raise Wrong(f"the metrics count something else than {stages} stages: {counted}")
