@@ -3,6 +3,7 @@
 import ftplib
 import os
 import platform
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -45,7 +46,7 @@ async def machine(broker: Broker, storage: FtpServer) -> dict[str, str]:
         "processor": f"{len(processors)} × {processors[0]}" if processors else f"{os.cpu_count()} cores",
         "memory": f"{memory_gib:.0f} GiB",
         "system": f"{platform.freedesktop_os_release()['PRETTY_NAME']}, Linux {platform.release()}",
-        "python": platform.python_version(),
+        "python": f"{platform.python_version()}, {'of the system' if sys.base_prefix == '/usr' else 'built apart'}",
         "rabbitmq": str(rabbitmq),
         "ftp server": greeting.removeprefix("220 ").strip("()"),
         **{name: version(name) for name in PACKAGES},

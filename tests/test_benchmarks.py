@@ -151,6 +151,21 @@ def test_the_limit_that_moves_is_judged_by_the_load_on_which_it_stays_behind_mos
     assert behind.figure(Results([*trials_of["light"], *mixed])) is None
 
 
+def test_the_limit_that_moves_is_compared_with_the_fixed_one_that_does_best_over_all_loads() -> None:
+    speeds = {"ulos": (90, 30, 60), "ulos-1": (10, 30, 20), "ulos-4": (80, 30, 60), "ulos-32": (120, 10, 60)}
+    trials_of_all = [
+        trial
+        for name, of_each in speeds.items()
+        for load, speed in zip(("light", "heavy", "mixed"), of_each, strict=True)
+        for trial in trials(load, name, speed)
+    ]
+
+    over_all = next(goal for goal in GOALS if "over light, heavy and mixed" in goal.measure)
+
+    assert over_all.figure(Results(trials_of_all)) == pytest.approx((90 / 80) ** (1 / 3))
+    assert over_all.figure(Results(trials_of_all[1:])) is None
+
+
 def test_a_table_has_the_fastest_first_and_no_column_that_nobody_filled() -> None:
     results = Results([*trials("1-mib", "taskiq", 20, 30), *trials("1-mib", "ulos", 120, 121, 500)])
 

@@ -29,7 +29,7 @@ LAYERS = [
     {"retry"},
     {"routing"},
     {"tasks"},
-    {"errors"},
+    {"errors", "pages"},
 ]
 """From top to bottom; a module may import from lower layers and from its own package."""
 
