@@ -16,7 +16,7 @@ from typing import get_args
 import pytest
 import structlog
 from receiver import Receiver
-from world import World, a_tree, a_world
+from world import LIMIT_S, World, a_tree, a_world
 
 from ulos_stream.lab import Broker
 from ulos_stream.telemetry import Log, LogEvent, configure_logging
@@ -38,10 +38,12 @@ async def test_a_thousand_tasks_are_a_thousand_lines_that_name_task_stage_messag
     ):
         await node.says("ready")
         before = len(node.lines)
-        reading = asyncio.create_task(node.says("stopped"))  # or the pipe is full before all is said
+        reading = asyncio.create_task(
+            node.says("stopped", limit_s=8 * LIMIT_S)
+        )  # or the pipe is full before all is said
         for number in range(1_000):
             await world.send(world.task(a_tree(keys[number % 4]), taskId=f"t-{number}"), f"m-{number}")
-        await world.hear_the_end(count=1_000)
+        await world.hear_the_end(count=1_000, limit_s=8 * LIMIT_S)
         node.process.terminate()
         await reading
 

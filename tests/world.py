@@ -113,11 +113,11 @@ class World:
             channel.confirm_delivery()
             channel.basic_publish("", self.tasks.name, body, pika.BasicProperties(delivery_mode=2))
 
-    async def hear(self, enough: Callable[[list[Heard]], object]) -> list[Heard]:
+    async def hear(self, enough: Callable[[list[Heard]], object], limit_s: float = LIMIT_S) -> list[Heard]:
         """Take what the node publishes until it is `enough`, in order of arrival."""
         heard: list[Heard] = []
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LIMIT_S), self.told.iterator() as messages:
+            async with asyncio.timeout(limit_s), self.told.iterator() as messages:
                 async for raw in messages:
                     await raw.ack()
                     heard.append(Heard(raw.routing_key or "", json.loads(raw.body), raw))
@@ -125,9 +125,10 @@ class World:
                         return heard
         raise AssertionError(f"only heard {[(h.key, h.event, h.fields.get('error')) for h in heard]}")
 
-    async def hear_the_end(self, count: int = 1) -> list[Heard]:
+    async def hear_the_end(self, count: int = 1, limit_s: float = LIMIT_S) -> list[Heard]:
         """What the node publishes until `count` stages are acknowledged or rejected."""
-        return await self.hear(lambda heard: sum(h.event in ("acknowledged", "rejected") for h in heard) >= count)
+        ends = ("acknowledged", "rejected")
+        return await self.hear(lambda heard: sum(h.event in ends for h in heard) >= count, limit_s)
 
     async def count(self, queue: AbstractQueue) -> int:
         """How many messages are ready in a queue."""
@@ -207,10 +208,10 @@ class NodeProcess:
                 process.kill()
             await process.wait()
 
-    async def says(self, event: str, reason: str = "") -> dict[str, Any]:
+    async def says(self, event: str, reason: str = "", limit_s: float = LIMIT_S) -> dict[str, Any]:
         """Read the node's log lines up to one with this event whose reason contains `reason`."""
         assert self.process.stderr is not None
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(limit_s):
             while line := await self.process.stderr.readline():
                 fields: dict[str, Any] = json.loads(line)
                 self.lines.append(fields)
