@@ -91,7 +91,7 @@ def connections() -> _Connections:
 
 
 def carry_out(task: Task, encode: Encode) -> None:
-    """One stage, up to the last confirmation."""
+    """One stage, up to the last confirmation; the event after that is told with the acknowledgement."""
     mine, path = connections(), task["filePath"]
 
     def tell(name: str) -> None:
@@ -114,3 +114,4 @@ def carry_out(task: Task, encode: Encode) -> None:
     mine.publisher.settle()
     tell("forwarded")
     mine.publisher.settle()
+    tell("acknowledged")

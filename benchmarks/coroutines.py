@@ -37,6 +37,8 @@ class Worker:
     connection: AbstractConnection
     channel: aiormq.Channel
     _idle: list[aioftp.Client] = field(default_factory=list)
+    _telling: set[asyncio.Task[None]] = field(default_factory=set)
+    """What nobody waits for."""
 
     @classmethod
     async def open(cls) -> "Worker":
@@ -45,6 +47,7 @@ class Worker:
         return cls(world, connection, await open_channel(connection, confirms=True))
 
     async def close(self) -> None:
+        await asyncio.gather(*self._telling)
         for client in self._idle:
             client.close()
         await self.connection.close()
@@ -56,7 +59,7 @@ class Worker:
         )
 
     async def carry_out(self, task: Task, encode: Encode) -> None:
-        """One stage, up to the last confirmation."""
+        """One stage, up to the last confirmation; the event after that is told with the acknowledgement."""
         path = task["filePath"]
         async with asyncio.TaskGroup() as confirmed, self._storage() as storage:
 
@@ -81,6 +84,9 @@ class Worker:
             tell("uploaded")
             await self.publish(*stage.forwarded(task, encode))
         await self._tell(task, "forwarded")
+        last = asyncio.create_task(self._tell(task, "acknowledged"))
+        self._telling.add(last)
+        last.add_done_callback(self._telling.discard)
 
     async def _tell(self, task: Task, name: str) -> None:
         await self.publish(stage.EXCHANGE, stage.EVENT_KEY, stage.event(task, name))

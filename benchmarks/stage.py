@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-EVENTS = ("received", "downloaded", "passed", "uploaded", "forwarded")
-"""What each of them tells of a stage, in order, each confirmed by the broker before the stage is acknowledged."""
+EVENTS = ("received", "downloaded", "passed", "uploaded", "forwarded", "acknowledged")
+"""What each of them tells of a stage, in order, all but the last confirmed by the broker before it is acknowledged."""
 EXCHANGE = QUEUE = "benchmarks"
 EVENT_KEY, DONE_KEY = "event", "done"
 AT_ONCE = 32

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contestants import FIXED, Contestant
-from benchmarks.stage import EVENTS, plain
+from benchmarks.stage import plain
 
 
 def _command(at_once: int | None) -> list[str]:
@@ -13,7 +13,7 @@ def _command(at_once: int | None) -> list[str]:
     return [str(Path(sys.executable).with_name("faststream")), "run", "ulos_stream.app:app"]
 
 
-NODE = Contestant(command=_command, encode=plain, events=(*EVENTS, "acknowledged"))
+NODE = Contestant(command=_command, encode=plain)
 CONTESTANTS = {
     "ulos": NODE,
     "ulos-traced": replace(NODE, traced=True),
