@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from generated import refresh
 from pydantic import BaseModel
 
 from ulos_stream.executors.descriptor import ContainerDescriptor, ProcessDescriptor, read_descriptor
@@ -21,10 +22,7 @@ def insert(topic: str, table: str) -> None:
     text = README.read_text()
     marks = rf"(<!-- {topic}: .*? -->\n)(.*?)(<!-- end of {topic} -->\n)"
 
-    fresh = re.sub(marks, lambda match: f"{match[1]}\n{table}\n{match[3]}", text, flags=re.DOTALL)
-    README.write_text(fresh)
-
-    assert text == fresh, f"the table of {topic} was old; it is written anew, commit it"
+    refresh(README, re.sub(marks, lambda match: f"{match[1]}\n{table}\n{match[3]}", text, flags=re.DOTALL))
 
 
 def cell(text: str) -> str:
@@ -91,14 +89,11 @@ def test_the_table_of_shipped_executors_is_what_their_descriptors_say() -> None:
 
 
 def test_the_schema_of_the_report_is_that_of_the_model() -> None:
-    old = SCHEMA.read_text() if SCHEMA.exists() else ""
-
     text = json.dumps(
         {"$schema": "https://json-schema.org/draft/2020-12/schema", **Report.model_json_schema()}, indent=2
     )
-    SCHEMA.write_text(f"{text}\n")
 
-    assert old == f"{text}\n", "the schema was old; it is written anew, commit it"
+    refresh(SCHEMA, f"{text}\n")
 
 
 def test_the_report_that_the_readme_shows_is_one() -> None:

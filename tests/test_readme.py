@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import aio_pika
+from generated import refresh
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from test_cli import commands
@@ -36,15 +37,12 @@ def shown_default(info: FieldInfo) -> str:
 
 
 def test_the_table_of_options_is_what_the_settings_say() -> None:
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
+    before, rest = README.read_text().split(BEGIN)
     _, after = rest.split(END)
 
     table = "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows(Node, "ULOS_"))
-    fresh = f"{before}{BEGIN}\n{table}\n{END}{after}"
-    README.write_text(fresh)
 
-    assert text == fresh, "the table of options was old; it is written anew, commit it"
+    refresh(README, f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 def test_every_option_says_what_it_is() -> None:

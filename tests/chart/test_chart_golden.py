@@ -4,11 +4,11 @@ import json
 import re
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 from chart import CHART, render
+from generated import refresh
 from test_readme import rows
 
 from ulos_stream import __version__, shipped
@@ -69,12 +69,6 @@ def told(values: object) -> str:
     return "" if values in (None, "") else f"`{text if isinstance(values, dict | list | bool) else values}`"
 
 
-def rewrite(file: Path, fresh: str) -> None:
-    old = file.read_text()
-    file.write_text(fresh)
-    assert old == fresh, f"{file.name} was old; it is written anew, commit it"
-
-
 def test_the_readme_has_every_value_with_its_comment() -> None:
     readme = CHART / "README.md"
     before, rest = readme.read_text().split(BEGIN)
@@ -83,7 +77,7 @@ def test_the_readme_has_every_value_with_its_comment() -> None:
     lines = [f"| `{leaf.path}` | {told(leaf.default)} | {leaf.comment} |\n" for leaf in leaves()]
     table = "| value | default | meaning |\n|---|---|---|\n" + "".join(lines)
 
-    rewrite(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
+    refresh(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
 
 
 def test_the_values_of_its_example_are_all_that_an_installation_needs() -> None:
@@ -129,7 +123,7 @@ def test_the_schema_knows_the_settings_that_a_pool_may_set() -> None:
     value = {"type": ["string", "number", "boolean"]}
     schema["$defs"]["pool"]["properties"]["env"]["properties"] = dict.fromkeys(sorted(own), value)
 
-    rewrite(file, json.dumps(schema, indent=2) + "\n")
+    refresh(file, json.dumps(schema, indent=2) + "\n")
     assert "ULOS_OWNER_LIMIT" in own
     assert "ULOS_GRACE_S" not in own
 
@@ -138,7 +132,7 @@ def test_the_chart_knows_which_shipped_executors_are_containers() -> None:
     descriptors = (tomllib.loads(file.read_text()) for file in sorted(shipped("executors").glob("*/executor.toml")))
     keys = [descriptor["routing_key"] for descriptor in descriptors if descriptor["kind"] == "container"]
 
-    rewrite(CHART / "containers.txt", "".join(f"{key}\n" for key in keys))
+    refresh(CHART / "containers.txt", "".join(f"{key}\n" for key in keys))
 
 
 def test_the_values_name_the_executors_that_pod_security_restricted_refuses() -> None:
