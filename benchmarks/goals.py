@@ -1,8 +1,9 @@
 """What is asked of our node, and whether it is so: pure, from the results of many trials."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import geometric_mean, median
+from statistics import median
 from typing import Any
 
 from benchmarks.contestants import FIXED
@@ -36,10 +37,14 @@ class Results:
         return median(rounds.values()) if (rounds := self.rounds(load, contestant, figure)) else None
 
     def ratio(self, load: str, contestant: str, others: Sequence[str]) -> float | None:
-        """Stages per second, as a multiple of those of the best of the others in the same round: the median."""
+        """Stages per second, as a multiple of those of the best of the others in the same round: the median.
+
+        Beside one that did nothing in time it is infinite.
+        """
         best = max(others, key=lambda other: self.median(load, other, "stages_per_s") or 0)
         ours, theirs = (self.rounds(load, name, "stages_per_s") for name in (contestant, best))
-        ratios = [ours[number] / theirs[number] for number in ours.keys() & theirs.keys()]
+        both = ours.keys() & theirs.keys()
+        ratios = [ours[number] / theirs[number] if theirs[number] else math.inf for number in both]
         return median(ratios) if ratios else None
 
 
@@ -79,7 +84,7 @@ def _over_all(results: Results) -> float | None:
         known = [ratio for ratio in ratios if ratio is not None]
         if len(known) < len(ratios):
             return None
-        means.append(geometric_mean(known))
+        means.append(math.prod(known) ** (1 / len(known)))
     return min(means)
 
 

@@ -17,6 +17,7 @@ FIGURES = {
     "first_task_s": "first task s",
     "p50_ms": "p50 ms",
     "p99_ms": "p99 ms",
+    "late_percent": "too late, %",
     "guests_p95_ms": "p95 of the 5, ms",
 }
 """The columns of each load's table."""
@@ -35,7 +36,8 @@ def number(figure: float) -> str:
 
 def table(results: Results, load: Load) -> list[str]:
     """The medians of one load, a row for each contestant that was measured, the fastest first."""
-    speeds = {name: speed for name in load.contestants if (speed := results.median(load.name, name, "stages_per_s"))}
+    medians_of_all = ((name, results.median(load.name, name, "stages_per_s")) for name in load.contestants)
+    speeds = {name: speed for name, speed in medians_of_all if speed is not None}
     figures = [key for key in FIGURES if any(results.median(load.name, name, key) is not None for name in speeds)]
     if not load.alone:  # then neither is the start of interest, which is the same under every load
         figures = [key for key in figures if key != "first_task_s"]

@@ -48,9 +48,11 @@ def stage_keys(load: Load) -> list[str]:
 
 def a_task(number: int, load: Load, owner: str) -> Task:
     """One task: its tree is a chain of the load's stages that ends in the queue that we listen to."""
-    tree: dict[str, Any] = {"exchange": EXCHANGE, "routingKey": DONE_KEY}
+    done = {"exchange": EXCHANGE, "routingKey": DONE_KEY}
+    failure = {"failureRoutingDecision": done} if load.may_fail else {}
+    tree: dict[str, Any] = done
     for key in reversed(stage_keys(load)):
-        tree = {"exchange": EXCHANGE, "routingKey": key, "successRoutingDecision": tree}
+        tree = {"exchange": EXCHANGE, "routingKey": key, "successRoutingDecision": tree, **failure}
     path = f"/{EXCHANGE}/{number}.zip"
     return {"taskId": str(number), "taskOwnerId": owner, "filePath": path, "timeout": 600, "routingTree": tree}
 
@@ -197,8 +199,11 @@ class Trial:
         if crashes := await self.queues.drained(CRASHES):
             raise Wrong(f"{len(crashes)} crashes, of which the first: {crashes[0]}")
 
-    async def check(self, tasks: int) -> None:
+    async def check(self, tasks: int) -> set[int]:
         """See that every stage of every task was told of once, and that nothing is left to do.
+
+        Returns:
+            The tasks whose last stage has failed.
 
         Raises:
             Wrong: It is not so.
@@ -210,14 +215,17 @@ class Trial:
             raise Wrong("a task ended twice, or another in its place")
         events = await self.queues.drained(EVENTS)
         told = Counter((it["taskId"], it["stage"]["routingKey"], it["event"]) for it in events)
+        *_, last = keys = stage_keys(self.load)
+        failed = {int(it["taskId"]) for it in events if self.load.may_fail and it["event"] == "failed"}
         right = Counter(
-            (str(number), key, event)
+            (str(number), key, "failed" if (event, key) == ("passed", last) and number in failed else event)
             for number in range(tasks)
-            for key in stage_keys(self.load)
+            for key in keys
             for event in self.contestant.events
         )
         if told != right:
             raise Wrong(f"events missing: {list(right - told)[:5]}; too many: {list(told - right)[:5]}")
+        return failed
 
 
 async def measure(
@@ -259,19 +267,21 @@ async def measure(
                     await _check_metrics(int(env["ULOS_HTTP_PORT"]), load.total * load.stages)
                 for worker in trial.processes:
                     await asyncio.to_thread(worker.stop)
-            await trial.check(load.total)
+            failed = await trial.check(load.total)
         artifacts.check(folder, load.total, {f"output_{EXCHANGE}_{key}.txt" for key in stage_keys(load)})
     finally:
         shutil.rmtree(folder)
     stages = load.tasks * load.stages
+    late = len(failed.intersection(range(load.total - load.alone - load.tasks, load.total - load.alone)))
     percentiles = statistics.quantiles(latencies_ms, n=100, method="inclusive") if latencies_ms else None
     return {
-        "stages_per_s": stages / took_s,
+        "stages_per_s": (stages - late) / took_s,
         "cpu_s_per_1000": 1000 * cpu_s / stages,
         "peak_rss_mb": peak_rss_mb,
         "first_task_s": first_task_s,
         "p50_ms": percentiles[49] if percentiles else None,
         "p99_ms": percentiles[98] if percentiles else None,
+        "late_percent": 100 * late / load.tasks if load.may_fail else None,
         "guests_p95_ms": 1000 * statistics.quantiles(last_s, n=20, method="inclusive")[-1] if last_s else None,
     }
 

@@ -1,6 +1,7 @@
 """The benchmarks count only work that was done, and say rightly whether a goal is met. Timing decides nothing here."""
 
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, trial
 from benchmarks.artifacts import MEMBER, Artifacts, Wrong
 from benchmarks.contestants import Contestant, find
 from benchmarks.goals import GOALS, Result, Results, rows
@@ -46,6 +47,26 @@ async def test_a_contestant_is_measured(
     expected |= {"guests_p95_ms"} if quick.guests else set()
     assert {key for key, figure in figures.items() if figure} - {"cpu_s_per_1000"} == expected
     assert list(vsftpd_server.root.iterdir()) == []
+
+
+async def test_a_stage_that_failed_since_it_came_too_late_does_not_count(
+    broker: Broker,
+    vsftpd_server: FtpServer,
+    artifacts: Artifacts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    descriptor = tmp_path / "executors" / "late" / "executor.toml"
+    descriptor.parent.mkdir(parents=True)
+    descriptor.write_text(
+        'kind = "process"\nrouting_key_prefix = "late"\ncommand = ["sh", "-c", "echo late; exit 1"]\n'
+    )
+    monkeypatch.setattr(trial, "EXECUTORS", descriptor.parent.parent)
+    load = replace(LOADS["heavy"].quick, executors=("late",))
+
+    figures = await measure(find("ulos"), load, broker, vsftpd_server, artifacts)
+
+    assert (figures["stages_per_s"], figures["late_percent"]) == (0, 100)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +138,13 @@ def test_a_ratio_is_that_of_the_same_round_with_the_better_of_the_others() -> No
     assert results.ratio("small", "ulos", ["celery-prefork"]) == 3
     assert results.ratio("small", "ulos", ["celery-prefork", "celery-threads"]) == 1
     assert results.ratio("small", "ulos", ["aiormq"]) is None
+
+
+def test_beside_one_that_did_nothing_in_time_every_speed_is_infinite() -> None:
+    results = Results([*trials("heavy", "ulos", 5), *trials("heavy", "ulos-32", 0)])
+
+    assert results.ratio("heavy", "ulos", ["ulos-32"]) == math.inf
+    assert table(results, LOADS["heavy"])[2:] == ["| ulos-stream | 5.00 |", "| ulos-stream, always 32 at once | 0.00 |"]
 
 
 def test_each_row_of_the_goals_says_what_it_is_and_how_it_ended() -> None:
