@@ -4,8 +4,8 @@ A node holds as many messages as its prefetch count lets it; how many of them ar
 One limit, between 1 and that count, is moved by what is felt: as long as the machine's cores have ample time left, and
 the stages' overhead (download, unpack, pack, upload: all but the run) takes about what it takes on an idle node, more
 may run. When the cores are busy, more at once would only make each of them later, and some late for their timeout: the
-limit goes back, by one at each look, so that it does not fall to where cores stand idle. Overhead tells nothing then,
-for it waits for a core as well. In between it stays.
+limit goes back, at each look half of the way to where cores would begin to stand idle. Overhead tells nothing then, for
+it waits for a core as well. In between it stays.
 
 Pure but for two looks at the machine, which can be replaced.
 """
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 CORES = os.cpu_count() or 1
+BUSY = 2 * CORES
+"""Stages that keep all cores busy, where each computes all the time but when it waits for its files or its server."""
 TOLERANCE = 40.0
 """How many times the overhead on an idle node is still well: a busy loop shows in it long before it is in the way.
 With 6, stages of 1 MiB were kept a quarter below what the machine carries; 32 light ones at once take 20 times."""
@@ -76,7 +78,7 @@ class Admission:
     """The part of the cores' time that was left since the last look, 0 to 1."""
 
     def __post_init__(self) -> None:
-        self.limit = float(min(self.most, 2 * CORES) if self.adaptive else self.most)
+        self.limit = float(min(self.most, BUSY) if self.adaptive else self.most)
         """The weight that may run at once."""
         self.weight = 0.0
         """The weight that runs."""
@@ -153,8 +155,8 @@ class Admission:
             return
         if self._cores_left > AMPLE_IDLE and self.waiting:
             self._move(1)
-        elif self._cores_left < LEAST_IDLE and self.limit > 2 * CORES:
-            self._move(-1)
+        elif self._cores_left < LEAST_IDLE and (beyond := self.limit - BUSY) > 0:
+            self._move(-min(beyond, max(1.0, beyond / 2)))
 
     def _move(self, step: float) -> None:
         self.limit = min(float(self.most), max(1.0, self.limit + step))
