@@ -882,7 +882,7 @@ def test_a_stop_from_another_thread_ends_it_in_the_middle_of_a_file(
         started.wait()
         stop.set()
 
-    other = threading.Thread(target=stopper)
+    other = threading.Thread(target=stopper, daemon=True)
     other.start()
     with pytest.raises(StageTimeout):
         work(space, stop)
