@@ -33,6 +33,7 @@ from ulos_stream.images import local_image
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage.folder import FolderStorage
+from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Verdict, parse_task
 from ulos_stream.workspace import NodeDirectory
 
@@ -371,8 +372,10 @@ async def _node() -> AsyncIterator[Siege]:
         faults: list[str] = []
         directory = NodeDirectory(work, node)
         directory.open()
+        storage = FolderStorage(artifacts, 2**30)
         pipeline = Pipeline(
-            storage=FolderStorage(artifacts, 2**30),
+            storage=storage,
+            leftovers=Leftovers(storage),
             executors=registry,
             limits=archive.Limits(),
             directory=directory,
