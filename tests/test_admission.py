@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ulos_stream.admission import BUSY, Admission, IdleTime, Share
+from ulos_stream.admission import Admission, Share
 
 
 class Stages:
@@ -206,7 +206,7 @@ async def test_the_limit_does_not_grow_while_the_cores_are_busy_and_comes_back_t
         for _ in range(400):
             some.admission.observe(0.01)
 
-        assert (before, some.admission.limit) == (BUSY, BUSY)
+        assert (before, some.admission.limit) == (some.admission.busy, some.admission.busy)
 
 
 async def test_the_limit_stays_while_the_cores_have_some_time_left_and_not_much(
@@ -230,7 +230,7 @@ async def test_the_limit_comes_back_by_looks_however_many_stages_end_and_however
         for _ in range(400):
             some.admission.observe(5.0)
 
-        assert some.admission.limit == (32 + BUSY) / 2
+        assert some.admission.limit == (32 + some.admission.busy) / 2
 
 
 async def test_the_limit_shrinks_without_memory_though_the_cores_are_busy() -> None:
@@ -265,7 +265,16 @@ async def test_the_limit_does_not_grow_when_nobody_waits() -> None:
         assert some.admission.limit == before
 
 
-def test_idle_time_is_a_part_of_all_time() -> None:
-    idle = IdleTime()
+@pytest.mark.parametrize(("cores", "expected"), [(0.1, 1), (0.75, 1.5), (2, 4), (64, 32)])
+def test_the_limit_begins_where_the_cores_are_busy(cores: float, expected: float) -> None:
+    assert Admission(most=32, cores=cores).limit == expected
 
-    assert 0 <= idle() <= 1
+
+async def test_one_stage_runs_at_a_time_where_there_is_hardly_a_core() -> None:
+    async with stages(most=32, adaptive=True, cores=0.1, idle=lambda: 0.0) as some:
+        await some.ask("a")
+        await some.ask("b")
+
+        assert some.begun == ["a"]
+        await some.end("a")
+        assert some.begun == ["a", "b"]

@@ -29,7 +29,7 @@ LAYERS = [
     {"retry"},
     {"routing"},
     {"tasks"},
-    {"errors", "pages"},
+    {"errors", "pages", "capacity"},
 ]
 """From top to bottom; a module may import from lower layers and from its own package."""
 

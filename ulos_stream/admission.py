@@ -7,21 +7,20 @@ may run. When the cores are busy, more at once would only make each of them late
 limit goes back, at each look half of the way to where cores would begin to stand idle. Overhead tells nothing then, for
 it waits for a core as well. In between it stays.
 
-Pure but for two looks at the machine, which can be replaced.
+Pure but for its looks at the machine (`capacity.py`), which can be replaced.
 """
 
 import asyncio
 import math
-import os
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-CORES = os.cpu_count() or 1
-BUSY = 2 * CORES
-"""Stages that keep all cores busy, where each computes all the time but when it waits for its files or its server."""
+from ulos_stream import capacity
+
+PER_CORE = 2
+"""Stages for each core that keep it busy, where each computes but when it waits for its files or its server."""
 TOLERANCE = 40.0
 """How many times the overhead on an idle node is still well: a busy loop shows in it long before it is in the way.
 With 6, stages of 1 MiB were kept a quarter below what the machine carries; 32 light ones at once take 20 times."""
@@ -72,13 +71,17 @@ class Admission:
     """Stages of one owner at once; None for no such ceiling."""
     hindrance: Callable[[], str] = lambda: ""
     """Why no stage may begin now (a full disk, say); empty if one may. Asked again every second."""
-    free: Callable[[], float] = field(default_factory=lambda: free_memory)
+    cores: float = field(default_factory=capacity.cores)
+    """How many the node may keep busy."""
+    free: Callable[[], float] = capacity.free_memory
     """The part of the memory that is available, 0 to 1."""
-    idle: Callable[[], float] = field(default_factory=lambda: IdleTime())
+    idle: Callable[[], float] = field(default_factory=capacity.IdleTime)
     """The part of the cores' time that was left since the last look, 0 to 1."""
 
     def __post_init__(self) -> None:
-        self.limit = float(min(self.most, BUSY) if self.adaptive else self.most)
+        self.busy = max(1.0, PER_CORE * self.cores)
+        """The weight that keeps all cores busy."""
+        self.limit = float(min(self.most, self.busy) if self.adaptive else self.most)
         """The weight that may run at once."""
         self.weight = 0.0
         """The weight that runs."""
@@ -155,7 +158,7 @@ class Admission:
             return
         if self._cores_left > AMPLE_IDLE and self.waiting:
             self._move(1)
-        elif self._cores_left < LEAST_IDLE and (beyond := self.limit - BUSY) > 0:
+        elif self._cores_left < LEAST_IDLE and (beyond := self.limit - self.busy) > 0:
             self._move(-min(beyond, max(1.0, beyond / 2)))
 
     def _move(self, step: float) -> None:
@@ -218,33 +221,3 @@ class Admission:
         await asyncio.sleep(LOOK_S)
         self._looking = None
         self._admit()
-
-
-class IdleTime:
-    """What part of the time of all cores was left since it was last asked (proc(5), the first line of `/proc/stat`)."""
-
-    def __init__(self) -> None:
-        self._last = self._read()
-
-    def __call__(self) -> float:
-        last, self._last = self._last, self._read()
-        passed = self._last[1] - last[1]
-        return (self._last[0] - last[0]) / passed if passed else 1.0
-
-    @staticmethod
-    def _read() -> tuple[int, int]:
-        """Idle and all time of all cores, in ticks; without a `/proc/stat` they are always idle."""
-        try:
-            times = [int(word) for word in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
-        except (OSError, ValueError):
-            return 0, 0
-        return times[3] + times[4], sum(times)
-
-
-def free_memory() -> float:
-    """The part of the machine's memory that is available (proc(5), `MemAvailable`); 1 where that is not told."""
-    try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) / int(lines["MemTotal"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 1.0

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ulos_stream import capacity
 from ulos_stream.archive import Limits
 from ulos_stream.errors import ConfigurationError
 from ulos_stream.executors.pod import Kubernetes
@@ -177,10 +178,10 @@ class Node(BaseSettings):
     """Seconds for which the broker lets a node hold a message, its `consumer_timeout`: RabbitMQ's own default. `ulos
     lint` and the wait for a device go by it."""
     concurrency: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Stages at once when the prefetch count is 0; 0 means two for each core, at least 4."""
+    """Stages at once when the prefetch count is 0; 0 means two for each core that the node may use, at least 4."""
     adaptive: bool = True
     """Let as many stages run at once, between 1 and the prefetch count, as the machine carries without slowing each of
-    them down; `false`: always as many as the prefetch count."""
+    them down, or the node's container; `false`: always as many as the prefetch count."""
     owner_limit: Annotated[int, Field(ge=0)] = 0
     """Most stages of one owner (`taskOwnerId`) at once on a node; 0 for no such ceiling. Owners take turns anyway."""
     grace_s: Annotated[float, Field(ge=0)] = 30
@@ -267,7 +268,7 @@ class Settings:
     @property
     def stages_at_once(self) -> int:
         """How many messages the node holds, and so how many stages run at once."""
-        return self.broker.prefetch_count or self.node.concurrency or max(4, 2 * (os.cpu_count() or 1))
+        return self.broker.prefetch_count or self.node.concurrency or max(4, round(2 * capacity.cores()))
 
 
 def read_settings() -> Settings:
