@@ -66,7 +66,8 @@ def test_this_machine_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
             id="in a container that sees its own group alone",
         ),
         pytest.param(
-            {"proc/self/cgroup": "0::/../../other\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"},
+            {"proc/self/cgroup": "0::/../../other\n", "sys/fs/cgroup/cpu.max": "200000 100000\n"}
+            | {"sys/other/cpu.max": "100000 100000\n"},
             2,
             id="in a group outside of what it sees",
         ),
