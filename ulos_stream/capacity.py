@@ -32,17 +32,19 @@ def free_memory(root: Path = ROOT) -> float:
     left = _number(machine.get("MemAvailable", ""), missing=total) / total if total < math.inf else 1.0
 
     group, is_unified = _group("memory", root)
-    limit_file, used_file, files = (
-        ("memory.max", "memory.current", "inactive_file")
-        if is_unified
-        else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-    )
-    limit = _number(_read(group / limit_file))
+    limit = _number(_read(group / ("memory.max" if is_unified else "memory.limit_in_bytes")))
     if limit >= 1024 * total:  # which is told in KiB
         return left
-    dispensable = _number(_told(group / "memory.stat").get(files, ""), missing=0)
-    used = _number(_read(group / used_file), missing=0) - dispensable
-    return min(left, max(0.0, 1 - used / limit))
+    return min(left, max(0.0, 1 - held_bytes(group) / limit))
+
+
+def held_bytes(group: Path) -> int:
+    """The memory that a control group holds, without cached files that the kernel would give up first."""
+    used, files = _read(group / "memory.current"), "inactive_file"
+    if not used:  # version 1
+        used, files = _read(group / "memory.usage_in_bytes"), "total_inactive_file"
+    cached = _told(group / "memory.stat").get(files, "")
+    return max(0, round(_number(used, missing=0) - _number(cached, missing=0)))
 
 
 class IdleTime:

@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from ulos_stream.capacity import held_bytes
 from ulos_stream.executors import Job
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -21,13 +22,9 @@ def memory_bytes(job: Job) -> int | None:
 
 
 def _of_container(container_id: str) -> int | None:
-    """Without the cached files that the kernel would give up first. The engines put their ids into names."""
+    """What its control group holds, into whose name the engines put the container's id."""
     for statistics in CGROUPS.rglob(f"*{container_id}*/memory.stat"):
-        fields = dict(line.split() for line in statistics.read_text().splitlines())
-        if (current := statistics.with_name("memory.current")).exists():  # cgroup v2
-            return int(current.read_text()) - int(fields["inactive_file"])
-        usage = statistics.with_name("memory.usage_in_bytes")
-        return int(usage.read_text()) - int(fields["total_inactive_file"])
+        return held_bytes(statistics.parent) or None
     return None
 
 
