@@ -1,6 +1,7 @@
 """What every storage promises: on both FTP servers, on an SFTP and an S3 server, and in a folder."""
 
 import asyncio
+import io
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -50,6 +51,22 @@ class Place:
 
     def files(self) -> dict[str, bytes]:
         return {f"/{file.relative_to(self.root)}": file.read_bytes() for file in self.root.rglob("*") if file.is_file()}
+
+
+class Swept(io.FileIO):
+    """A result; while it is read, somebody sweeps its temporary file, if there is one, off the storage."""
+
+    def __init__(self, file: Path, place: Place) -> None:
+        super().__init__(file)
+        self.swept: list[str] = []
+        self._place = place
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        for name in self._place.files() if self.tell() else ():
+            if name.endswith(".tmp"):
+                self._place.remove(name)
+                self.swept.append(name)
+        return super().read(-1 if size is None else size) or b""
 
 
 class Promises:
@@ -109,6 +126,24 @@ class Promises:
         await place.storage.sweep(path, stage_id="m")
 
         assert sorted(place.files()) == sorted(others)
+
+    async def test_an_upload_that_is_swept_by_another_node_is_a_fault_and_changes_nothing(
+        self, place: Place, tmp_path: Path
+    ) -> None:
+        place.put("/a.zip", b"old")
+        (tmp_path / "source").write_bytes(CONTENTS["large"])
+
+        with Swept(tmp_path / "source", place) as result:
+            try:
+                await place.storage.storage.upload(result, "/a.zip", stage_id="m")
+            except StorageFault:
+                assert result.swept
+                assert place.files() == {"/a.zip": b"old"}
+            else:  # where a result has no other name meanwhile
+                assert not result.swept
+        await place.storage.upload(tmp_path / "source", "/a.zip", stage_id="m")
+
+        assert place.files() == {"/a.zip": CONTENTS["large"]}
 
     async def test_an_upload_creates_what_was_not_there(self, place: Place, tmp_path: Path) -> None:
         (tmp_path / "source").write_bytes(b"new")

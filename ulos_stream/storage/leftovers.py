@@ -19,6 +19,7 @@ class Leftovers:
     """Removes temporary files twice: at once, and once more when it is late.
 
     A server that is busy may make the file that a killed node has asked for when another node is done with the stage.
+    If the stage is at work once more by then, its upload fails as by any fault of the storage, and is repeated.
     """
 
     def __init__(self, storage: Storage) -> None:
