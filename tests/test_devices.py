@@ -18,7 +18,6 @@ from ulos_stream.executors.registry import build_registry
 from ulos_stream.journal import Done, Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage.folder import FolderStorage
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Task, Verdict, parse_task
 from ulos_stream.workspace import NodeDirectory
 
@@ -36,10 +35,8 @@ class Bench:
         (folder / "executors" / "drive" / "executor.toml").write_text(DESCRIPTOR)
         directory = NodeDirectory(folder / "work", "node-1")
         directory.open()
-        storage = FolderStorage(folder, 2**20)
         self.pipeline = Pipeline(
-            storage=storage,
-            leftovers=Leftovers(storage),
+            storage=FolderStorage(folder, 2**20),
             executors=build_registry([folder / "executors"], mock_delay_s=0, node="node-1", docker_host=None),
             limits=archive.Limits(),
             directory=directory,

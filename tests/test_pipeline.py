@@ -13,7 +13,6 @@ from ulos_stream.executors.registry import build_registry
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage import Version
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Task, Verdict
 from ulos_stream.workspace import NodeDirectory
 
@@ -57,7 +56,6 @@ class Stand:
         self.directory.open()
         self.pipeline = Pipeline(
             storage=storage,
-            leftovers=Leftovers(storage),
             executors=build_registry((), mock_delay_s=0, node="n", docker_host=None),
             limits=archive.Limits(),
             directory=self.directory,

@@ -39,7 +39,6 @@ from ulos_stream.pipeline import Pipeline
 from ulos_stream.readiness import Readiness
 from ulos_stream.retry import wait_for
 from ulos_stream.settings import Settings, access_to, read_settings
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.telemetry import Log, configure_logging
 from ulos_stream.topology.leases import BrokerLeases
 from ulos_stream.workspace import NodeDirectory
@@ -59,7 +58,6 @@ def create_app(settings: Settings) -> FastStream:
     consuming, publishing = open_broker(settings, log), open_broker(settings, log)
     producer.install(publishing, settings.node.publish_timeout_s)
     storage = open_storage(settings)
-    leftovers = Leftovers(storage)
     executors = find_executors(settings.node)
     for key in settings.node.require_executors:
         try:
@@ -79,7 +77,6 @@ def create_app(settings: Settings) -> FastStream:
     )
     pipeline = Pipeline(
         storage=storage,
-        leftovers=leftovers,
         executors=executors,
         limits=settings.node.archive,
         directory=directory,
@@ -178,7 +175,6 @@ def create_app(settings: Settings) -> FastStream:
         await asyncio.gather(*looking, return_exceptions=True)
         for each in directories:
             await asyncio.to_thread(each.close)
-        await leftovers.aclose()
         await storage.aclose()
         await executors.aclose()
         await asyncio.to_thread(watch.close)

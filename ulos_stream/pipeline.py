@@ -8,6 +8,7 @@ the artifact's journal shows as done is not carried out again.
 import asyncio
 import contextlib
 import itertools
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -39,7 +40,6 @@ from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
 from ulos_stream.routing import is_poison
 from ulos_stream.storage import Storage, Version
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Task, Verdict, now
 from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
@@ -50,6 +50,8 @@ TROUBLE_S = 10.0
 """Seconds after the begin of another attempt from which on it seems to go well: a run may last for hours."""
 LEAST_LEASE_WAIT_S = 30.0
 """Seconds that each attempt at a stage waits for its device at least: to take an idle one needs a moment."""
+
+_log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
@@ -63,8 +65,6 @@ class Pipeline:
     """Carries stages out; used by many at once, one at a time for each artifact."""
 
     storage: Storage
-    leftovers: Leftovers
-    """Of killed attempts, on that storage."""
     executors: Registry
     limits: archive.Limits
     directory: NodeDirectory
@@ -141,7 +141,7 @@ class Pipeline:
         artifact = await self._retry(lambda: self._open(space, stack))
         known, done = await self._retry(lambda: self._look(task, origin, artifact))
         if done is not None:
-            await self.leftovers.remove(task.file_path, origin.stage_id)
+            await self._tidy(task, origin)
             self.watch.skipped()
             report(_EVENTS[done.verdict], f"the verdict was {done.verdict}", done.verdict)
             report("uploaded", f"uploaded {task.file_path} before", done.verdict)
@@ -184,7 +184,14 @@ class Pipeline:
             return again
 
         if await self._retry(attempt):
-            await self.leftovers.remove(task.file_path, origin.stage_id)
+            await self._tidy(task, origin)
+
+    async def _tidy(self, task: Task, origin: Origin) -> None:
+        """Remove the temporary files of this stage from the storage, if it lets us."""
+        try:
+            await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+        except StorageFault as fault:  # the result is there, and such a file is in nobody's way
+            _log.warning("a temporary file may be left on the storage: %s", fault)
 
     async def _open(self, space: Workspace, stack: contextlib.ExitStack) -> Artifact:
         """The downloaded artifact, open until the end of the stage."""

@@ -20,7 +20,6 @@ from ulos_stream.executors.registry import build_registry
 from ulos_stream.journal import Done, Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage.folder import FolderStorage
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Task, Verdict, parse_task
 from ulos_stream.workspace import NodeDirectory
 
@@ -48,10 +47,8 @@ class Bench:
         self.registry = build_registry([folder / "executors"], mock_delay_s=0, node=self.node, docker_host=None)
         self.directory = NodeDirectory(self.work, self.node)
         self.directory.open()
-        storage = FolderStorage(folder, 2**20)
         self.pipeline = Pipeline(
-            storage=storage,
-            leftovers=Leftovers(storage),
+            storage=FolderStorage(folder, 2**20),
             executors=self.registry,
             limits=archive.Limits(),
             directory=self.directory,

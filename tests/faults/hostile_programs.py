@@ -33,7 +33,6 @@ from ulos_stream.images import local_image
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.storage.folder import FolderStorage
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Verdict, parse_task
 from ulos_stream.workspace import NodeDirectory
 
@@ -372,10 +371,8 @@ async def _node() -> AsyncIterator[Siege]:
         faults: list[str] = []
         directory = NodeDirectory(work, node)
         directory.open()
-        storage = FolderStorage(artifacts, 2**30)
         pipeline = Pipeline(
-            storage=storage,
-            leftovers=Leftovers(storage),
+            storage=FolderStorage(artifacts, 2**30),
             executors=registry,
             limits=archive.Limits(),
             directory=directory,

@@ -25,7 +25,6 @@ from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
 from ulos_stream.settings import Node
 from ulos_stream.storage.folder import FolderStorage
-from ulos_stream.storage.leftovers import Leftovers
 from ulos_stream.tasks import Event, Task, Verdict, parse_task
 from ulos_stream.trial.observed import Observed
 from ulos_stream.trial.subject import Ending, Subject, expected, find, samples
@@ -85,10 +84,8 @@ async def opened(
         if reason := await observed.check():
             raise Fault(f"{subject.key} cannot run here: {reason}")
         await asyncio.to_thread(directory.open)
-        storage = FolderStorage(kept, node.archive.zip_mib * 1024 * 1024)
         pipeline = Pipeline(
-            storage=storage,
-            leftovers=Leftovers(storage),
+            storage=FolderStorage(kept, node.archive.zip_mib * 1024 * 1024),
             executors=executors,
             limits=node.archive,
             directory=directory,
