@@ -8,7 +8,7 @@ import pytest
 from world import a_zip
 
 from ulos_stream import archive
-from ulos_stream.errors import ArtifactChanged, Fault, FaultBudgetSpent, StorageFault
+from ulos_stream.errors import ArtifactChanged, Fault, FaultBudgetSpent, StorageFault, UlosError
 from ulos_stream.executors.registry import build_registry
 from ulos_stream.journal import Origin
 from ulos_stream.pipeline import Pipeline
@@ -18,11 +18,14 @@ from ulos_stream.workspace import NodeDirectory
 
 
 class Storage:
-    """Has one artifact, which somebody else replaces whenever it is to be uploaded, so many times."""
+    """Has one artifact, which somebody else replaces whenever it is to be uploaded, or another `fault` meets it, so
+    many times."""
 
-    def __init__(self, changes: int) -> None:
+    def __init__(self, changes: int, fault: type[UlosError] = ArtifactChanged) -> None:
         self.changes = changes
+        self.fault = fault
         self.downloads = 0
+        self.swept: list[str] = []
 
     async def check(self) -> None:
         """All is well."""
@@ -38,10 +41,10 @@ class Storage:
     async def upload(self, source: BinaryIO, path: str, *, stage_id: str, expected: Version | None = None) -> None:
         if self.changes:
             self.changes -= 1
-            raise ArtifactChanged(f"{path!r} is another one")
+            raise self.fault(f"{path!r} is another one")
 
     async def sweep(self, path: str, *, stage_id: str) -> None:
-        """Nothing is left."""
+        self.swept.append(path)
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -68,11 +71,10 @@ class Stand:
     def _report(self, fault: Fault, wait_s: float) -> None:
         self.told.append((str(fault), wait_s))
 
-    async def run(self, *, redelivered: bool = False) -> Verdict:
+    async def run(self) -> Verdict:
         body = {"taskId": "t", "taskOwnerId": "o", "filePath": "/a.zip", "timeout": 10}
         task = Task.model_validate(body | {"routingTree": {"exchange": "", "routingKey": "pass"}})
-        origin = Origin(str(uuid.uuid4()), b"", redelivered=redelivered)
-        return (await self.pipeline.run(task, origin, self._event)).verdict
+        return (await self.pipeline.run(task, Origin(str(uuid.uuid4()), b""), self._event)).verdict
 
     def _event(self, event: Event, text: str, verdict: Verdict | None = None) -> None:
         """Nobody listens."""
@@ -106,16 +108,27 @@ async def test_an_artifact_that_never_holds_still_is_a_crash_when_the_budget_is_
     assert storage.downloads < 10
 
 
+@pytest.mark.parametrize(("changes", "swept"), [(0, []), (1, ["/a.zip"])])
+@pytest.mark.parametrize("fault", [ArtifactChanged, StorageFault])
+async def test_what_an_upload_may_have_left_that_met_a_fault_is_swept_when_another_one_is_done(
+    fault: type[UlosError], changes: int, swept: list[str], tmp_path: Path
+) -> None:
+    storage = Storage(changes, fault)
+
+    assert await Stand(tmp_path, storage, budget_s=60).run() is Verdict.PASS
+    assert storage.swept == swept
+
+
 async def test_what_may_be_left_on_the_storage_is_said_and_changes_no_verdict(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def refuse(path: str, *, stage_id: str) -> None:
         raise StorageFault(f"no listing of what is beside {path!r}")
 
-    stand = Stand(tmp_path, storage := Storage(changes=0), budget_s=0)
+    stand = Stand(tmp_path, storage := Storage(changes=1), budget_s=0)
     monkeypatch.setattr(storage, "sweep", refuse)
 
-    assert await stand.run(redelivered=True) is Verdict.PASS
+    assert await stand.run() is Verdict.PASS
     assert caplog.messages == ["a temporary file may be left on the storage: no listing of what is beside '/a.zip'"]
 
 

@@ -113,6 +113,36 @@ async def test_a_stage_whose_result_is_not_stored_is_executed_again_on_the_old_a
     assert others.exists()
 
 
+@pytest.mark.parametrize("is_done", [True, False], ids=["done", "running"])
+async def test_what_a_killed_copy_has_left_is_removed_by_the_node_that_carries_the_stage_out(
+    world: World, is_done: bool
+) -> None:
+    task = world.task(a_tree("counted", success=a_tree("next")))
+    left = world.artifacts / temporary_name(str(task["filePath"]), "m-1")[1:]
+    hold = world.artifacts.with_name("hold")
+    hold.touch()
+    for _ in range(2):
+        await world.send(task)
+    copy = await world.tasks.get()  # as another node would
+
+    async with world.node(MESSAGE_BROKER_PREFETCH_COUNT="2"):
+        while runs(world) == 0:
+            await asyncio.sleep(0.01)
+        if is_done:
+            hold.unlink()
+            await world.hear_the_end()
+        left.write_bytes(b"half")
+        await copy.nack(requeue=True)
+        if not is_done:
+            while await world.count(world.tasks):
+                await asyncio.sleep(0.01)
+            hold.unlink()
+        await world.hear_the_end(count=1 if is_done else 2)
+
+    assert runs(world) == 1
+    assert not left.exists()
+
+
 async def test_a_message_that_comes_late_is_not_handed_over_again_once_the_next_stage_is_done(world: World) -> None:
     await world.tasks.bind(world.exchange, "counted.2")
     task = world.task(a_tree("counted.1", success=a_tree("counted.2", success=a_tree("next"))))
@@ -190,9 +220,11 @@ async def test_stages_on_one_artifact_on_two_nodes_do_not_lose_each_others_work(
 
 async def test_a_message_that_ends_its_nodes_is_reported_as_poison(world: World) -> None:
     task = world.task(a_tree("counted", success=a_tree("next")))
+    left = world.artifacts / temporary_name(str(task["filePath"]), "m-1")[1:]
     await world.send(task)
     for _ in range(routing.POISON_DELIVERIES):
         await killed(world, BEFORE_THE_UPLOAD)
+    left.write_bytes(b"half")
 
     async with world.node(MESSAGE_BROKER_REQUEUE_ON_REJECT="true"):
         heard = await world.hear_the_end()
@@ -201,6 +233,7 @@ async def test_a_message_that_ends_its_nodes_is_reported_as_poison(world: World)
     assert crash.fields["error"]["code"] == "poison"
     assert (await world.count(world.tasks), await world.count(world.dead)) == (0, 1)
     assert runs(world) == routing.POISON_DELIVERIES
+    assert not left.exists()
 
 
 async def test_a_stage_that_is_done_is_handed_over_however_often_its_node_was_killed(world: World) -> None:

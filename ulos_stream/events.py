@@ -38,7 +38,7 @@ class StageEvents:
     """
 
     def __init__(self, task: Task, message_id: str, node: str, tell: Tell) -> None:
-        self._task = task
+        self.task = task
         self._message_id = message_id
         self._tell = tell
         self._verdict: Verdict | None = None
@@ -52,10 +52,10 @@ class StageEvents:
         From the first event with a verdict on, the messages show the branch that it takes.
         """
         self._verdict = verdict or self._verdict
-        tree = self._task.routing_tree if self._verdict is None else routing.branch(self._task, self._verdict)
+        tree = self.task.routing_tree if self._verdict is None else routing.branch(self.task, self._verdict)
         letter = Letter(
             event=event,
-            task_id=self._task.task_id,
+            task_id=self.task.task_id,
             body=self._log.encode(event, text, tree, self._verdict),
             event_id=routing.event_id(self._message_id, event),
             message_id=self._message_id,

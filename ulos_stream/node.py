@@ -177,6 +177,9 @@ class Node:
                     if not stage.done():
                         self._lost.add(stage)
                     raise
+            if origin.redelivered and outcome.events is not None:
+                # Who had it before may have been killed in an upload, also where a copy of it is what ran here.
+                await self._pipeline.sweep(outcome.events.task, origin)
             await self._settle(message, key, origin, outcome)
         finally:
             self._deliveries.discard(delivery)

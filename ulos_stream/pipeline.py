@@ -100,7 +100,19 @@ class Pipeline:
             try:
                 return await self._attempt(task, origin, report)
             except ArtifactChanged:  # perhaps by this very stage, on another node: its journal tells
-                return await self._retry(lambda: self._begin_anew(task, origin, report))
+                done = await self._retry(lambda: self._begin_anew(task, origin, report))
+                await self.sweep(task, origin)
+                return done
+
+    async def sweep(self, task: Task, origin: Origin) -> None:
+        """Remove the temporary files that attempts at a stage have left on the storage, if it lets us.
+
+        Not before the stage has ended: a server may still be about to make the file that a killed node asked for.
+        """
+        try:
+            await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+        except StorageFault as fault:  # the result is there, and such a file is in nobody's way
+            _log.warning("a temporary file may be left on the storage: %s", fault)
 
     async def check(self) -> None:
         """See that no stage stands still for what is around the node.
@@ -141,7 +153,6 @@ class Pipeline:
         artifact = await self._retry(lambda: self._open(space, stack))
         known, done = await self._retry(lambda: self._look(task, origin, artifact))
         if done is not None:
-            await self._tidy(task, origin)
             self.watch.skipped()
             report(_EVENTS[done.verdict], f"the verdict was {done.verdict}", done.verdict)
             report("uploaded", f"uploaded {task.file_path} before", done.verdict)
@@ -172,11 +183,8 @@ class Pipeline:
         return Done(origin.message_id, verdict)
 
     async def _upload(self, task: Task, origin: Origin, space: Workspace, version: Version) -> None:
-        """Replace the artifact; then remove what other attempts have left beside it.
-
-        Not before: a server may still be about to make the file that a killed node asked for.
-        """
-        attempts = itertools.count(1 + int(origin.redelivered))
+        """Replace the artifact; then remove what attempts that met a fault may have left beside it."""
+        attempts = itertools.count(1)
 
         async def attempt() -> bool:
             again = next(attempts) > 1
@@ -184,14 +192,7 @@ class Pipeline:
             return again
 
         if await self._retry(attempt):
-            await self._tidy(task, origin)
-
-    async def _tidy(self, task: Task, origin: Origin) -> None:
-        """Remove the temporary files of this stage from the storage, if it lets us."""
-        try:
-            await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
-        except StorageFault as fault:  # the result is there, and such a file is in nobody's way
-            _log.warning("a temporary file may be left on the storage: %s", fault)
+            await self.sweep(task, origin)
 
     async def _open(self, space: Workspace, stack: contextlib.ExitStack) -> Artifact:
         """The downloaded artifact, open until the end of the stage."""
