@@ -13,7 +13,7 @@ import pytest
 from by_path import ByPath
 
 from ulos_stream.errors import ArtifactMissing, StorageFault
-from ulos_stream.storage import folder, temporary_name
+from ulos_stream.storage import folder, mark_name, temporary_name, temporary_prefix
 from ulos_stream.storage.folder import FolderStorage
 
 
@@ -143,6 +143,34 @@ def test_the_temporary_name_of_the_longest_names_is_no_longer(name: str) -> None
 
     assert 250 <= len(temporary.removeprefix("/").encode()) <= 255
     assert temporary.endswith(".tmp")
+
+
+@pytest.mark.parametrize("letter", ["n", "é", "実"])
+def test_the_temporary_of_a_mark_is_one_of_the_same_stage_however_long_the_name(letter: str) -> None:
+    for length in range(1, 255 // len(letter.encode()) + 1):
+        path = f"/folder/{letter * length}"
+        folder, prefix = temporary_prefix(path, "m")
+        mark = mark_name(path, "m", 0)
+
+        for name in (mark, temporary_name(mark, "m")):
+            assert name.startswith(f"{folder}/{prefix}")
+            assert len(name.removeprefix("/folder/").encode()) <= 255
+
+
+async def test_a_sweep_goes_on_where_another_one_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = os.unlink
+
+    def unlink_twice(path: str) -> None:
+        unlink(path)
+        unlink(path)
+
+    for _ in range(2):
+        (tmp_path / temporary_name("/a.zip", "m")[1:]).touch()
+    monkeypatch.setattr("ulos_stream.storage.folder.os.unlink", unlink_twice)
+
+    await storage(tmp_path).storage.sweep("/a.zip", stage_id="m")
+
+    assert os.listdir(tmp_path) == []
 
 
 async def test_two_nodes_do_not_replace_one_version_at_the_same_time(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from servers import S3Server, SftpServer
 
 from ulos_stream.errors import ArchiveRejected, ArtifactChanged, ArtifactMissing, StorageFault
 from ulos_stream.lab import FtpServer
-from ulos_stream.storage import temporary_name
+from ulos_stream.storage import mark_name, temporary_name
 from ulos_stream.storage.folder import FolderStorage
 from ulos_stream.storage.ftp import FtpStorage
 from ulos_stream.storage.s3 import S3Storage
@@ -126,6 +126,23 @@ class Promises:
         await place.storage.sweep(path, stage_id="m")
 
         assert sorted(place.files()) == sorted(others)
+
+    @pytest.mark.parametrize("path", NAMES, ids=["plain", "spaces", "utf-8", "folder", "longest"])
+    async def test_a_mark_of_a_stage_is_found_and_goes_with_what_it_left(self, path: str, place: Place) -> None:
+        place.put(path, b"an artifact")
+        storage = place.storage.storage
+        mark, other = mark_name(path, "m", 0), mark_name(path, "m", 1)
+
+        await storage.upload(io.BytesIO(), mark, stage_id="m")
+        await storage.download(mark, found := io.BytesIO(b"no mark"))
+        with pytest.raises(ArtifactMissing):
+            await storage.download(other, io.BytesIO())
+        before = sorted(place.files())
+        await storage.sweep(path, stage_id="m")
+
+        assert found.getvalue() == b""
+        assert before == sorted([path, mark])
+        assert place.files() == {path: b"an artifact"}
 
     async def test_an_upload_that_is_swept_by_another_node_is_a_fault_and_changes_nothing(
         self, place: Place, tmp_path: Path

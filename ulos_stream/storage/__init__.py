@@ -79,7 +79,7 @@ class Storage(Protocol):
         ...
 
     async def sweep(self, path: str, *, stage_id: str) -> None:
-        """Remove the temporary files beside `path` that earlier attempts at the stage have left.
+        """Remove the temporary files and marks beside `path` that earlier attempts at the stage have left.
 
         Raises:
             StorageFault: Some may be left.
@@ -97,9 +97,16 @@ def temporary_name(path: str, stage_id: str) -> str:
     return f"{folder}/{prefix}{secrets.token_hex(4)}.tmp"
 
 
+def mark_name(path: str, stage_id: str, number: int) -> str:
+    """The name of an empty file beside `path`, which stays if a node dies with the stage; a sweep removes it."""
+    folder, prefix = temporary_prefix(path, stage_id)
+    return f"{folder}/{prefix}mark{number}.tmp"
+
+
 def temporary_prefix(path: str, stage_id: str) -> tuple[str, str]:
-    """The folder of `path`, and how all names begin that `temporary_name` gives there to a stage."""
+    """The folder of `path`, and how all names begin that are given there to a stage."""
     folder, _, name = path.rpartition("/")
     mark = f".ulos-{hashlib.sha256(stage_id.encode()).hexdigest()[:16]}-"
+    name = name.partition(mark)[0]  # of a `mark_name`
     room = NAME_BYTES - len(mark) - len("12345678.tmp")
     return folder, name.encode()[:room].decode(errors="ignore") + mark

@@ -92,7 +92,8 @@ class FolderStorage:
             with os.scandir(self._inside(folder)) as entries:
                 for entry in entries:
                     if entry.name.startswith(prefix):
-                        os.unlink(entry.path)
+                        with contextlib.suppress(FileNotFoundError):  # somebody else sweeps, too
+                            os.unlink(entry.path)
 
         await self._in_thread(f"sweep beside {path!r} in {self._root}", remove)
 

@@ -153,7 +153,7 @@ class S3Storage:
         await self._run(f"upload of {path!r}", put)
 
     async def sweep(self, path: str, *, stage_id: str) -> None:
-        """An upload leaves nothing here; what bears such a name is the doctor's, or was put there by hand."""
+        """An upload leaves nothing here; what bears such a name is a mark, or the doctor's."""
         folder, prefix = temporary_prefix(path, stage_id)
 
         async def remove() -> None:
