@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ulos_stream.admission import Admission, Share
+from ulos_stream.admission import ALONE, Admission, Share
 
 
 class Stages:
@@ -123,6 +123,21 @@ async def test_a_stage_that_is_heavier_than_the_limit_runs_alone() -> None:
         await some.ask("light")
 
         assert some.begun == ["heavy"]
+
+
+async def test_a_stage_that_is_to_run_alone_waits_for_those_that_run_and_lets_no_other_begin() -> None:
+    async with stages(most=8) as some:
+        await some.ask("before")
+        await some.ask("alone", share=Share(ALONE))
+        await some.ask("after-1", owner="another")
+        await some.ask("after-2")
+        beside = list(some.begun)
+        await some.end("before")
+        alone = list(some.begun)
+        await some.end("alone")
+
+        assert (beside, alone) == (["before"], ["before", "alone"])
+        assert some.begun == ["before", "alone", "after-1", "after-2"]
 
 
 async def test_a_stage_that_is_cancelled_while_it_waits_leaves_its_place() -> None:
@@ -254,6 +269,26 @@ async def test_the_limit_grows_though_no_stage_ends_as_long_as_the_cores_have_ti
                 await asyncio.sleep(0)
 
         assert some.admission.waiting == 0
+
+
+async def test_the_limit_does_not_grow_while_a_stage_is_why_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ulos_stream.admission.LOOK_S", 0)
+    async with stages(most=12, adaptive=True) as some:
+        await some.ask("before")
+        limits = [some.admission.limit]
+        await some.ask("alone", share=Share(ALONE))
+        for number in range(11):
+            await some.ask(str(number))
+        for end in ("before", "alone"):
+            for _ in range(100):
+                some.admission.observe(0.01)
+            limits.append(some.admission.limit)
+            await some.end(end)
+
+        assert len(set(limits)) == 1
+        async with asyncio.timeout(10):
+            while len(some.begun) < 13:
+                await asyncio.sleep(0)
 
 
 async def test_the_limit_does_not_grow_when_nobody_waits() -> None:

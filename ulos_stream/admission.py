@@ -49,6 +49,10 @@ class Share:
     """The most of them at once; None for as many as the limit lets."""
 
 
+ALONE = math.inf
+"""Weight of a stage beside which no other runs."""
+
+
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A stage that waits for its turn."""
@@ -144,7 +148,7 @@ class Admission:
         is_late = self._usual_s > TOLERANCE * self._idle_s and self._cores_left >= LEAST_IDLE
         if is_late or self._is_scarce:
             self._move(-step)
-        elif self.waiting and self._cores_left > AMPLE_IDLE:
+        elif self._cores_left > AMPLE_IDLE and self._is_short:
             self._move(step)
 
     def _look(self) -> None:
@@ -156,10 +160,16 @@ class Admission:
         self._is_scarce, self._cores_left = self.free() < LEAST_FREE, self.idle()
         if not self.adaptive or self._is_scarce:
             return
-        if self._cores_left > AMPLE_IDLE and self.waiting:
+        if self._cores_left > AMPLE_IDLE and self._is_short:
             self._move(1)
         elif self._cores_left < LEAST_IDLE and (beyond := self.limit - self.busy) > 0:
             self._move(-min(beyond, max(1.0, beyond / 2)))
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether stages wait because of the limit, and not because of one that runs alone, or is to."""
+        waiting = [ticket.share.weight for tickets in self._waiting.values() for ticket in tickets]
+        return bool(waiting) and ALONE not in (self.weight, *waiting)
 
     def _move(self, step: float) -> None:
         self.limit = min(float(self.most), max(1.0, self.limit + step))
