@@ -198,3 +198,10 @@ def test_other_files_have_another_fingerprint(change: dict[str, str]) -> None:
         archive.opened(io.BytesIO(a_zip(**change)), Limits()) as other,
     ):
         assert one.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize(("deaths", "alone"), [(0, False), (1, True), (2, True), (3, False)])
+def test_a_stage_runs_alone_from_the_death_of_its_node_until_it_is_only_to_be_reported(
+    deaths: int, alone: bool
+) -> None:
+    assert Origin("m-1", b"", redelivered=True, deliveries=5, deaths=deaths).is_to_be_alone is alone

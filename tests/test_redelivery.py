@@ -22,7 +22,7 @@ from ulos_stream.tasks import Verdict
 KILLED = """
 import os, signal
 from {module} import {owner}
-async def die(*args, **options): os.kill(os.getpid(), signal.SIGKILL)
+def die(*args, **options): os.kill(os.getpid(), signal.SIGKILL)
 {owner}.{method} = die
 from faststream.__main__ import cli
 cli()
@@ -30,7 +30,19 @@ cli()
 """A node that is killed as soon as it calls a method."""
 BEFORE_THE_HOP = KILLED.format(module="ulos_stream.publishing", owner="Outbox", method="hand_over")
 BEFORE_THE_ACK = KILLED.format(module="faststream.rabbit", owner="RabbitMessage", method="ack")
-BEFORE_THE_UPLOAD = KILLED.format(module="ulos_stream.storage.folder", owner="FolderStorage", method="upload")
+BEFORE_THE_UPLOAD = KILLED.format(module="ulos_stream", owner="archive", method="pack")
+BY_A_TASK = """
+import os, signal
+from ulos_stream import archive
+pack = archive.pack
+def kill_or_pack(files, *args, **options):
+    if (files / "it.txt").exists(): os.kill(os.getpid(), signal.SIGKILL)
+    return pack(files, *args, **options)
+archive.pack = kill_or_pack
+from faststream.__main__ import cli
+cli()
+"""
+"""A node that is killed by one task alone."""
 
 
 @pytest.fixture
@@ -234,6 +246,33 @@ async def test_a_message_that_ends_its_nodes_is_reported_as_poison(world: World)
     assert (await world.count(world.tasks), await world.count(world.dead)) == (0, 1)
     assert runs(world) == routing.POISON_DELIVERIES
     assert not left.exists()
+
+
+async def test_a_message_that_was_beside_one_that_ends_its_nodes_is_not_taken_for_it(world: World) -> None:
+    started = world.artifacts.with_name("started")
+    scripts = {
+        "lasting": f"touch {started}; sleep 0.5",
+        "poison": f"for i in $(seq 50); do [ -e {started} ] && break; sleep 0.02; done; rm -f {started}; touch it.txt",
+    }
+    for key, script in scripts.items():
+        folder = world.artifacts.with_name("executors") / key
+        folder.mkdir()
+        (folder / "executor.toml").write_text(
+            f'kind = "process"\nrouting_key = "{key}"\ncommand = ["sh", "-c", "{script}"]\n'
+        )
+    await world.send(world.task(a_tree("poison")), "m-1")
+    await world.send(world.task(a_tree("lasting", success=a_tree("next"))), "m-2")
+    for _ in range(routing.POISON_DELIVERIES):
+        await killed(world, BY_A_TASK, MESSAGE_BROKER_PREFETCH_COUNT="2")
+
+    async with world.node_process(BY_A_TASK) as node:
+        heard = await world.hear_the_end(count=2)
+        await node.stop()
+
+    [crash] = [message for message in heard if message.key == "crash"]
+    assert crash.fields["error"]["code"] == "poison"
+    assert hops(heard) == [routing.hop_id("m-2", Verdict.PASS)]
+    assert [name for name in os.listdir(world.artifacts) if name.endswith(".tmp")] == []
 
 
 async def test_a_stage_that_is_done_is_handed_over_however_often_its_node_was_killed(world: World) -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from ulos_stream import routing
 from ulos_stream.tasks import RoutingDecision, Task, Verdict
+from ulos_stream.topology.places import DELIVERY_LIMIT
 
 
 def a_decision(key: str, success: RoutingDecision | None = None, failure: RoutingDecision | None = None) -> object:
@@ -82,13 +83,24 @@ def test_an_id_is_what_other_nodes_compute_for_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("redelivered", "deliveries", "poison"),
-    [(False, 0, False), (True, 0, False), (True, 4, False), (True, 5, True), (False, 19, False)],
+    ("redelivered", "deliveries", "suspect"),
+    [(False, 0, False), (True, 0, False), (True, 1, False), (True, 2, True), (False, 19, False)],
 )
-def test_a_message_is_poison_after_five_deliveries_that_the_broker_counted(
-    redelivered: bool, deliveries: int, poison: bool
+def test_a_message_is_suspect_after_two_deliveries_that_the_broker_counted(
+    redelivered: bool, deliveries: int, suspect: bool
 ) -> None:
-    assert routing.is_poison(redelivered=redelivered, deliveries=deliveries) is poison
+    assert routing.is_suspect(redelivered=redelivered, deliveries=deliveries) is suspect
+
+
+@pytest.mark.parametrize(
+    ("redelivered", "deliveries", "deaths", "poison"),
+    [(True, 18, 2, False), (True, 5, 3, True), (True, 19, 0, True), (False, 19, 0, False)],
+)
+def test_a_message_is_poison_after_three_deaths_or_just_before_its_queue_would_put_it_aside(
+    redelivered: bool, deliveries: int, deaths: int, poison: bool
+) -> None:
+    assert routing.is_poison(redelivered=redelivered, deliveries=deliveries, deaths=deaths) is poison
+    assert routing.LAST_DELIVERIES < DELIVERY_LIMIT
 
 
 @pytest.mark.parametrize(

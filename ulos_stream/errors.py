@@ -14,7 +14,7 @@
     │   ├── ExecutorCrashed         executor_crashed      it raised, or ended without a verdict
     │   ├── StageTimeout            timeout               unpack, execute and pack took too long
     │   ├── Unroutable              unroutable            the next hop leads to no queue
-    │   ├── Poison                  poison                every delivery of the message ended its node
+    │   ├── Poison                  poison                its runs end their nodes, alone too
     │   ├── FaultBudgetSpent        fault                 a fault outlived its retry budget
     │   └── InternalError           internal              a defect of this package
     └── Fault                   the infrastructure failed, not the task: retried
@@ -124,7 +124,7 @@ class Unroutable(Crash):
 
 
 class Poison(Crash):
-    """The message was delivered often and never settled, so it may be what ends the nodes."""
+    """Nodes died while they executed it, also when nothing ran beside it; or it came back nineteen times."""
 
     code = "poison"
 

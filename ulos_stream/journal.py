@@ -67,6 +67,8 @@ class Origin:
     redelivered: bool = False
     deliveries: int = 0
     """How often it was delivered before, as far as the broker counts; the sender may have made it up."""
+    deaths: int = 0
+    """Of nodes while they carried the stage out, as far as it was watched; see `Pipeline.count_deaths`."""
 
     @cached_property
     def body_sha256(self) -> str:
@@ -77,6 +79,21 @@ class Origin:
     def stage_id(self) -> str:
         """The same for every delivery: the message id, or what is left without one."""
         return self.message_id if self.has_id else self.body_sha256
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what ends its nodes; see `routing.is_suspect`."""
+        return routing.is_suspect(redelivered=self.redelivered, deliveries=self.deliveries)
+
+    @property
+    def is_to_be_alone(self) -> bool:
+        """Whether nothing may run beside its stage."""
+        return self.deaths >= routing.ALONE_AFTER_DEATHS and not self.is_poison
+
+    @property
+    def is_poison(self) -> bool:
+        """Whether it is given up; see `routing.is_poison`."""
+        return routing.is_poison(redelivered=self.redelivered, deliveries=self.deliveries, deaths=self.deaths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from faststream import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitMessage
 
 from ulos_stream import routing, topology
-from ulos_stream.admission import Admission, Share
+from ulos_stream.admission import ALONE, Admission, Share
 from ulos_stream.errors import Crash, InternalError, MalformedMessage
 from ulos_stream.events import EventPublisher, StageEvents
 from ulos_stream.journal import Origin
@@ -179,7 +179,8 @@ class Node:
                     raise
             if origin.redelivered and outcome.events is not None:
                 # Who had it before may have been killed in an upload, also where a copy of it is what ran here.
-                await self._pipeline.sweep(outcome.events.task, origin)
+                sweep = self._pipeline.sweep(outcome.events.task, origin)
+                await asyncio.create_task(sweep, context=outcome.context)
             await self._settle(message, key, origin, outcome)
         finally:
             self._deliveries.discard(delivery)
@@ -282,8 +283,7 @@ class Node:
         place = f", where {waiting} wait for their turn" if waiting else ""
         events.emit("received", f"received by {self._settings.node.node}{place}")
         try:
-            async with self._turn(task):
-                verdict = await self._run(task, origin, arrival, events)
+            verdict = await self._run(task, origin, arrival, events)
         except Crash as crash:
             end(crash)
             say = self._log.error if isinstance(crash, InternalError) else self._log.warning
@@ -300,24 +300,30 @@ class Node:
     def _events(self, task: Task, origin: Origin) -> StageEvents:
         return StageEvents(task, origin.message_id, self._settings.node.node, self.events.tell)
 
-    def _turn(self, task: Task) -> AbstractAsyncContextManager[None]:
+    def _turn(self, task: Task, origin: Origin) -> AbstractAsyncContextManager[None]:
         """The stage's turn; one that nobody can execute takes nothing, and is told at once."""
         entry = self._pipeline.executors.claim(task.routing_tree.routing_key)
         if entry is None:
             return nullcontext()
-        return self._admission.turn(task.task_owner_id, entry.key, Share(entry.weight, entry.at_once))
+        weight = ALONE if origin.is_to_be_alone else entry.weight
+        return self._admission.turn(task.task_owner_id, entry.key, Share(weight, entry.at_once))
 
     async def _run(self, task: Task, origin: Origin, arrival: Arrival, events: StageEvents) -> Verdict:
-        """Carry the stage out and hand the task over to its next hop, if there is one."""
+        """Carry the stage out in its turn, and hand the task over to its next hop, if there is one."""
         try:
-            done = await self._pipeline.run(task, origin, events.emit)
-            branch = routing.branch(task, done.verdict)
-            if branch is not None:
-                if not done.received:
-                    hop_id = routing.hop_id(done.message_id, done.verdict)
-                    next_task = routing.next_task(task, branch)
-                    await self.outbox.hand_over(next_task, hop_id, origin.message_id, trace_headers(arrival))
-                events.emit("forwarded", f"forwarded to {branch.routing_key}", done.verdict)
+            if origin.is_suspect:
+                origin = replace(origin, deaths=await self._pipeline.count_deaths(task, origin))
+            if origin.is_to_be_alone:
+                self._log.warning("stage alone", reason=f"its node died {origin.deaths} times; others wait for it")
+            async with self._turn(task, origin):
+                done = await self._pipeline.run(task, origin, events.emit)
+                branch = routing.branch(task, done.verdict)
+                if branch is not None:
+                    if not done.received:
+                        hop_id = routing.hop_id(done.message_id, done.verdict)
+                        next_task = routing.next_task(task, branch)
+                        await self.outbox.hand_over(next_task, hop_id, origin.message_id, trace_headers(arrival))
+                    events.emit("forwarded", f"forwarded to {branch.routing_key}", done.verdict)
         except (Crash, asyncio.CancelledError):
             raise
         except Exception as defect:

@@ -7,6 +7,7 @@ the artifact's journal shows as done is not carried out again.
 
 import asyncio
 import contextlib
+import io
 import itertools
 import logging
 import threading
@@ -22,6 +23,7 @@ from ulos_stream import archive, journal
 from ulos_stream.archive import Artifact
 from ulos_stream.errors import (
     ArtifactChanged,
+    ArtifactMissing,
     Crash,
     DeviceFault,
     EngineFault,
@@ -31,6 +33,7 @@ from ulos_stream.errors import (
     Poison,
     StageTimeout,
     StorageFault,
+    UlosError,
 )
 from ulos_stream.executors import Executor, Job, Output, finish
 from ulos_stream.executors.inline import InlineExecutor
@@ -38,8 +41,8 @@ from ulos_stream.executors.leases import Leases, LocalLeases
 from ulos_stream.executors.registry import Registry
 from ulos_stream.journal import Done, Entry, Journal, Origin
 from ulos_stream.retry import retry
-from ulos_stream.routing import is_poison
-from ulos_stream.storage import Storage, Version
+from ulos_stream.routing import POISON_DEATHS
+from ulos_stream.storage import Storage, Version, mark_name
 from ulos_stream.tasks import Event, Task, Verdict, now
 from ulos_stream.telemetry.watch import Unwatched, Watch
 from ulos_stream.workspace import NodeDirectory, Workspace
@@ -50,6 +53,8 @@ TROUBLE_S = 10.0
 """Seconds after the begin of another attempt from which on it seems to go well: a run may last for hours."""
 LEAST_LEASE_WAIT_S = 30.0
 """Seconds that each attempt at a stage waits for its device at least: to take an idle one needs a moment."""
+SWEEP_S = 5.0
+"""Seconds that the storage gets to remove what attempts have left: a node that is about to end may wait for it."""
 
 _log = logging.getLogger(__name__)
 
@@ -105,14 +110,33 @@ class Pipeline:
                 return done
 
     async def sweep(self, task: Task, origin: Origin) -> None:
-        """Remove the temporary files that attempts at a stage have left on the storage, if it lets us.
+        """Remove what attempts at a stage have left on the storage beside the artifact, if it lets us.
 
         Not before the stage has ended: a server may still be about to make the file that a killed node asked for.
         """
         try:
-            await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
-        except StorageFault as fault:  # the result is there, and such a file is in nobody's way
-            _log.warning("a temporary file may be left on the storage: %s", fault)
+            async with asyncio.timeout(SWEEP_S):
+                await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+        except (TimeoutError, UlosError) as kept:  # such a file is in nobody's way
+            reason = str(kept) or f"no answer within {SWEEP_S:.0f} s"
+            _log.warning("a temporary file may be left beside %s: %s", task.file_path, reason)
+
+    async def count_deaths(self, task: Task, origin: Origin) -> int:
+        """How many nodes have died while they carried a suspect's stage out, by the marks that they left.
+
+        Raises:
+            FaultBudgetSpent: The storage does not say.
+        """
+
+        async def count() -> int:
+            for number in range(POISON_DEATHS):
+                try:
+                    await self.storage.download(mark_name(task.file_path, origin.stage_id, number), io.BytesIO())
+                except ArtifactMissing:
+                    return number
+            return POISON_DEATHS
+
+        return await self._retry(count)
 
     async def check(self) -> None:
         """See that no stage stands still for what is around the node.
@@ -158,8 +182,8 @@ class Pipeline:
             report("uploaded", f"uploaded {task.file_path} before", done.verdict)
             return done
 
-        if is_poison(redelivered=origin.redelivered, deliveries=origin.deliveries):
-            raise Poison(f"delivered {origin.deliveries} times before, and no node lived to tell how it ended")
+        if origin.is_poison:
+            raise Poison(f"delivered {origin.deliveries} times; {origin.deaths} of its nodes died while it ran")
         executor = self.executors.find(task.routing_tree.routing_key)
         if artifact.is_light and isinstance(executor, InlineExecutor) and self.memory and self.memory.has_room():
             space.move(self.memory.path)
@@ -168,7 +192,10 @@ class Pipeline:
 
         async def attempt() -> Verdict:
             wait_s = max(LEAST_LEASE_WAIT_S, latest - time.monotonic())
-            async with contextlib.nullcontext() if device is None else self._device(device, wait_s):
+            async with (
+                contextlib.nullcontext() if device is None else self._device(device, wait_s),
+                self._marked(task, origin) if origin.is_suspect else contextlib.nullcontext(),
+            ):
                 return await self._process(task, origin, executor, known, artifact, space)
 
         verdict = await self._persistently(attempt, task.routing_tree.routing_key)
@@ -181,6 +208,16 @@ class Pipeline:
         report("uploaded", f"uploaded {task.file_path}", verdict)
         self.observe(time.monotonic() - begun - space.ran_s)
         return Done(origin.message_id, verdict)
+
+    @contextlib.asynccontextmanager
+    async def _marked(self, task: Task, origin: Origin) -> AsyncIterator[None]:
+        """Have a mark on the storage while a suspect runs: it stays if the node dies."""
+        mark = mark_name(task.file_path, origin.stage_id, origin.deaths)
+        await self.storage.upload(io.BytesIO(), mark, stage_id=origin.stage_id)
+        try:
+            yield
+        finally:
+            await self.sweep(task, origin)
 
     async def _upload(self, task: Task, origin: Origin, space: Workspace, version: Version) -> None:
         """Replace the artifact; then remove what attempts that met a fault may have left beside it."""
@@ -215,7 +252,7 @@ class Pipeline:
         """Have a device to oneself; the wait for it is not the task's time.
 
         It ends before the broker would take the message away. Then the task crashes as by any fault that did not
-        pass: back in its queue it would be the next one again, and at the fifth time be taken for poison.
+        pass: back in its queue it would be the next one again.
         """
         async with contextlib.AsyncExitStack() as stack:
             try:

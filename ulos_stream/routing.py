@@ -17,8 +17,17 @@ _NAMESPACE_BYTES = NAMESPACE.bytes
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 """Of each hexadecimal digit that with its upper two bits set to 10."""
 
-POISON_DELIVERIES = 5
-"""Deliveries after which a message that a quorum queue counts is given up, well before the queue's limit of 20."""
+SUSPECT_DELIVERIES = 2
+"""Deliveries without an end, as a quorum queue counts, after which a message may be what ends its nodes. Or it was only
+beside it, or its nodes were restarted; so from then on it is watched how its runs end."""
+ALONE_AFTER_DEATHS = 1
+"""Runs of a suspect that ended with their node, after which it runs alone, so that nothing else is to blame."""
+POISON_DEATHS = ALONE_AFTER_DEATHS + 2
+"""Such runs after which the message is given up as poison."""
+POISON_DELIVERIES = SUSPECT_DELIVERIES + POISON_DEATHS
+"""Deliveries that poison takes at least, and after which a crash is not put back."""
+LAST_DELIVERIES = 19
+"""Deliveries after which a message is given up in any case: at its limit of 20 the queue puts it aside unreported."""
 
 
 def branch(task: Task, verdict: Verdict) -> RoutingDecision | None:
@@ -100,9 +109,20 @@ def requeues(*, wanted: bool, redelivered: bool, deliveries: int) -> bool:
     return redelivered and deliveries + 1 < POISON_DELIVERIES
 
 
-def is_poison(*, redelivered: bool, deliveries: int) -> bool:
-    """Whether a message, by the same signs, came back so often that it may be what ends the nodes."""
-    return redelivered and deliveries >= POISON_DELIVERIES
+def is_suspect(*, redelivered: bool, deliveries: int) -> bool:
+    """Whether a message, by the same signs, came back so often that it may be what ends its nodes."""
+    return redelivered and deliveries >= SUSPECT_DELIVERIES
+
+
+def is_poison(*, redelivered: bool, deliveries: int, deaths: int) -> bool:
+    """Whether a message is given up.
+
+    Args:
+        redelivered: See `requeues`.
+        deliveries: See `requeues`.
+        deaths: Runs of a suspect that ended with their node.
+    """
+    return deaths >= POISON_DEATHS or (redelivered and deliveries >= LAST_DELIVERIES)
 
 
 def _derive(message_id: str, suffix: str) -> str:

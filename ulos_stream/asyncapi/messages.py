@@ -55,7 +55,8 @@ def messages() -> dict[str, Any]:
 _DELIVERY_COUNT = {
     "type": "integer",
     "minimum": 0,
-    "description": "Earlier deliveries of the message, as a quorum queue counts. At five the task crashes: `poison`.",
+    "description": "Earlier deliveries of the message, as a quorum queue counts. From two on it is "
+    "watched whether the stage ends its nodes: then it runs alone, and at last the task crashes as `poison`.",
 }
 _INCOMING_ID = {
     "type": "string",

@@ -52,7 +52,7 @@ ADVICE = {
         "is not to blame.",
     ),
     "poison": Advice(
-        "The message was delivered five times, and no node lived to tell how it ended.",
+        "Nodes died while they executed the task, also when nothing ran beside it; or it came back nineteen times.",
         "Look at the nodes' logs for what killed them; replay from the crashed stage once that cannot happen again.",
     ),
     "internal": Advice(

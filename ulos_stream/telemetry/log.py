@@ -26,6 +26,7 @@ LogEvent = Literal[
     "journal key derived",
     "stage started",
     "stage ended",
+    "stage alone",
     "stage crashed",
     "stage broken",
     "message malformed",
