@@ -40,7 +40,7 @@ test-images: services install  ## Build every image of executors/, and send ever
 	@.ci/services.sh images
 	@$(VENV)/bin/pytest -n 2 --dist loadfile tests/images --timeout 900
 
-faults: services install  ## Break what nodes stand on, and the node itself; nothing may be lost. 4 minutes.
+faults: services install  ## Break what nodes stand on, and the node itself; nothing may be lost. 5 minutes.
 	$(VENV)/bin/python -m tests.faults run --short --seed $(SEED)
 	$(VENV)/bin/python -m tests.faults mutants --seed $(SEED)
 

@@ -96,7 +96,7 @@ def watch_the_way() -> None:
     from ulos_stream.storage.ftpclient import FtpClient, Transfer
 
     _mark_stage(Node)
-    watch(FtpStorage, "download", after="downloaded")
+    watch(FtpStorage, "download", after="downloaded", when=lambda storage, path, target: ".ulos-" not in path)
     watch(archive.Artifact, "unpack", after="unpacked")
     watch(asyncio, "create_subprocess_exec", after="executing")
     watch(DockerContainer, "start", after="executing")
@@ -120,7 +120,7 @@ def shorten_the_heartbeat(seconds: int) -> None:
 
 
 def _renames(client: object, command: str | None, *expected: str) -> bool:
-    return command is not None and command.startswith("RNTO")
+    return command is not None and command.startswith("RNTO") and ".ulos-" not in command
 
 
 def _mark_stage(node: Any) -> None:

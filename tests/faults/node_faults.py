@@ -10,6 +10,7 @@ from .launcher import POINTS
 from .nodes import Node
 from .rounds import Round
 from .scenarios import Play, scenario
+from .world import Sent
 
 ON_A_CRASH = ("reporting", "reported", "rejected")
 """Points that only a crashing task passes."""
@@ -30,6 +31,23 @@ def _kill_at(point: str) -> Play:
 
 for _point in POINTS:
     scenario(f"kill: {_point}", short=_point in ("storing", "renamed", "handed over"), rounds=3)(_kill_at(_point))
+
+
+@scenario("kill: storing a copy", short=True, rounds=3, tasks=20)
+async def kill_storing_a_copy(round_: Round) -> None:
+    """A producer in doubt sends a task twice, two nodes carry it out at once, and the slower is killed as it stores."""
+    tasks = round_.prepare(pause_s=0.6)
+    fives = (tasks[start : start + 5] for start in range(0, len(tasks), 5))  # in between, a killed node starts again
+    twice = [next(sent for sent in five if not sent.crashes) for five in fives]
+    for sent in twice:
+        round_.faults.append(Fault("sent twice", frozenset({sent.task})))
+
+        async def let_pass(node: Node, sent: Sent = sent) -> None:
+            round_.kill_at("storing", sent, "stage1")
+
+        round_.plan["storing", sent.task, "stage1"] = let_pass
+    await round_.start_nodes(MESSAGE_BROKER_PREFETCH_COUNT="1")  # the copy, which is next, goes to the other node
+    await round_.send(sent for sent in tasks for _ in range(1 + (sent in twice)))
 
 
 @scenario("kill: at random", rounds=4)
@@ -101,11 +119,11 @@ def _fill(node: Node, round_: Round) -> Path:
     raise AssertionError("the disk has no end")
 
 
-@scenario("node: a task that kills it", rounds=1, tasks=20)
+@scenario("node: a task that kills it", short=True, rounds=1, tasks=20)
 async def poison(round_: Round) -> None:
-    """Each node that executes it dies; it is reported as `poison`, and the others go on."""
-    await round_.start_nodes(MESSAGE_BROKER_REQUEUE_ON_REJECT="true")
-    poisonous, *others = round_.prepare()
+    """Each node that executes it dies; it is reported as `poison`, and those beside it, as often delivered, are not."""
+    await round_.start_nodes(1, MESSAGE_BROKER_REQUEUE_ON_REJECT="true")
+    poisonous, *others = round_.prepare(pause_s=1)
     round_.sent[0] = poisonous = replace(poisonous, stages=(), end="poison")
     deaths = 0
 
@@ -117,10 +135,9 @@ async def poison(round_: Round) -> None:
         await round_.kill(node, "kill -9: by the task itself")
 
     round_.plan["executing", poisonous.task, "stage1"] = die
-    await round_.send([poisonous])
-    await round_.ended(1)
+    await round_.send([poisonous, *others])
+    await round_.ended(len(others) + 1)
     round_.plan.clear()
-    await round_.send(others)
 
 
 @scenario("two ids on one path", rounds=2)
