@@ -151,10 +151,20 @@ async def test_what_an_upload_may_have_left_that_met_a_fault_is_swept_when_anoth
     assert storage.swept == swept
 
 
-@pytest.mark.parametrize("refusal", [StorageFault, ArtifactMissing])
+@pytest.mark.parametrize(
+    ("refusal", "given_up"),
+    [(StorageFault, "given up after 0.05 s: "), (ArtifactMissing, "")],
+    ids=["fault", "missing"],
+)
 async def test_what_may_be_left_on_the_storage_is_said_and_changes_no_verdict(
-    refusal: type[UlosError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    refusal: type[UlosError],
+    given_up: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr("ulos_stream.pipeline.SWEEP_S", 0.05)
+
     async def refuse(path: str, *, stage_id: str) -> None:
         raise refusal(f"no listing of what is beside {path!r}")
 
@@ -162,7 +172,27 @@ async def test_what_may_be_left_on_the_storage_is_said_and_changes_no_verdict(
     monkeypatch.setattr(storage, "sweep", refuse)
 
     assert await stand.run() is Verdict.PASS
-    assert caplog.messages == ["a temporary file may be left beside /a.zip: no listing of what is beside '/a.zip'"]
+    assert caplog.messages == [
+        f"a temporary file may be left beside /a.zip: {given_up}no listing of what is beside '/a.zip'"
+    ]
+
+
+async def test_a_sweep_is_tried_again_where_the_storage_is_away_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand = Stand(tmp_path, storage := Storage(changes=0), budget_s=0)
+    sweep = storage.sweep
+
+    async def be_away(path: str, *, stage_id: str) -> None:
+        monkeypatch.setattr(storage, "sweep", sweep)
+        raise StorageFault("the server closed the connection")
+
+    monkeypatch.setattr(storage, "sweep", be_away)
+    await stand.pipeline.sweep(stand.task, stand.origin(1))
+
+    assert storage.swept == [ARTIFACT]
+    assert [reason for reason, _ in stand.told] == ["the server closed the connection"]
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize(

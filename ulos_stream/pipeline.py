@@ -116,7 +116,11 @@ class Pipeline:
         """
         try:
             async with asyncio.timeout(SWEEP_S):
-                await self.storage.sweep(task.file_path, stage_id=origin.stage_id)
+                await retry(
+                    lambda: self.storage.sweep(task.file_path, stage_id=origin.stage_id),
+                    budget_s=SWEEP_S,
+                    report=self.report_fault,
+                )
         except (TimeoutError, UlosError) as kept:  # such a file is in nobody's way
             reason = str(kept) or f"no answer within {SWEEP_S:.0f} s"
             _log.warning("a temporary file may be left beside %s: %s", task.file_path, reason)
