@@ -1,6 +1,7 @@
 """What befalls nodes: killed at each point of a stage and at random, stopped, restarted, out of disk, poisoned."""
 
 import asyncio
+import itertools
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +37,9 @@ for _point in POINTS:
 @scenario("kill: storing a copy", short=True, rounds=3, tasks=20)
 async def kill_storing_a_copy(round_: Round) -> None:
     """A producer in doubt sends a task twice, two nodes carry it out at once, and the slower is killed as it stores."""
-    tasks = round_.prepare(pause_s=0.6)
-    fives = (tasks[start : start + 5] for start in range(0, len(tasks), 5))  # in between, a killed node starts again
-    twice = [next(sent for sent in five if not sent.crashes) for five in fives]
+    twice = round_.prepare(round_.tasks // 5, pause_s=2, end="done")
+    others = iter(round_.prepare(round_.tasks - len(twice), pause_s=0.5))
+    order = []
     for sent in twice:
         round_.faults.append(Fault("sent twice", frozenset({sent.task})))
 
@@ -46,8 +47,10 @@ async def kill_storing_a_copy(round_: Round) -> None:
             round_.kill_at("storing", sent, "stage1")
 
         round_.plan["storing", sent.task, "stage1"] = let_pass
-    await round_.start_nodes(MESSAGE_BROKER_PREFETCH_COUNT="1")  # the copy, which is next, goes to the other node
-    await round_.send(sent for sent in tasks for _ in range(1 + (sent in twice)))
+        # Both nodes are done with the others, and a killed one is back, long before the first of the next two ends.
+        order += [sent, sent, *itertools.islice(others, 4)]
+    await round_.start_nodes(MESSAGE_BROKER_PREFETCH_COUNT="1")
+    await round_.send(order)
 
 
 @scenario("kill: at random", rounds=4)
